@@ -1,0 +1,2 @@
+//! The `mesh-agent` command.
+fn main() {}

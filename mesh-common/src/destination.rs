@@ -1,0 +1,40 @@
+//! What an address means to the mesh.
+
+/// The value behind a [`SocketKey`](crate::SocketKey).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Subject id of the service.
+    pub service: u32,
+    /// Id of the service's port: what rules and splits are keyed by.
+    pub frontend: u32,
+    /// Id of the version, 0 for a VIP (the split decides).
+    pub version: u32,
+    /// [`destination_flag`] bits.
+    pub flags: u32,
+    /// How long one caller keeps its endpoint, seconds; 0 without affinity.
+    pub affinity_seconds: u32,
+    /// Id of the rule behind an unmatched flow's verdict: `[mesh] default`.
+    pub default_rule: u32,
+}
+const _: () = assert!(size_of::<Destination>() == 24);
+
+/// Bits of [`Destination::flags`].
+pub mod destination_flag {
+    /// A VIP and a declared port: an endpoint is chosen.
+    pub const FRONTEND: u32 = 1;
+    /// An endpoint's own address: only the verdict applies.
+    pub const ENDPOINT: u32 = 1 << 1;
+    /// A VIP as such (port 0): a port that is not declared is refused.
+    pub const VIP_ADDRESS: u32 = 1 << 2;
+    /// Some caller would be denied, so every error on the way to a verdict is a denial.
+    pub const PROTECTED: u32 = 1 << 3;
+    /// A flow that no rule matches is refused.
+    pub const DEFAULT_DENY: u32 = 1 << 4;
+    /// Some split of this frontend is for particular callers.
+    pub const CALLER_SPLITS: u32 = 1 << 5;
+    /// Two services share this port on this host, so the address does not tell which is meant.
+    pub const AMBIGUOUS: u32 = 1 << 6;
+    /// The endpoint is on another node.
+    pub const REMOTE: u32 = 1 << 7;
+}
