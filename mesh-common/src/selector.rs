@@ -153,12 +153,9 @@ impl Selector {
         let (pattern, text) = (self.pattern(), path.get(start..end)?);
         let mut glob = Glob::default();
         loop {
-            let step = glob_step(
-                &mut glob,
-                byte(pattern, glob.pattern),
-                byte(text, glob.text),
-                byte(text, glob.star_text),
-            );
+            let here = byte(pattern, glob.pattern);
+            let (there, star) = (byte(text, glob.text), byte(text, glob.star_text));
+            let step = glob_step(&mut glob, here, there, star);
             match step {
                 Step::More => {}
                 Step::Match => return Some(start + glob.text as usize),
