@@ -14,8 +14,8 @@ pub struct Destination {
     pub flags: u32,
     /// How long one caller keeps its endpoint, seconds; 0 without affinity.
     pub affinity_seconds: u32,
-    /// Id of the rule behind an unmatched flow's verdict: `[mesh] default`.
-    pub default_rule: u32,
+    /// Zero.
+    pub _pad: u32,
 }
 const _: () = assert!(size_of::<Destination>() == 24);
 

@@ -25,10 +25,12 @@ pub use address::{Address, IPPROTO_TCP, IPPROTO_UDP, SocketKey};
 pub use code::{Counter, Hook, Reason, Verdict};
 pub use destination::{Destination, destination_flag};
 pub use identity::{CgroupIdentity, Subject, SubjectInfo, subject_flag};
-pub use policy::{Active, EgressKey, PolicyHeader, RuleKey, RuleSlots, SLOTS, header_flag};
+pub use policy::{
+    Active, DEFAULT_RULE, EgressKey, PolicyHeader, RuleKey, RuleSlots, SLOTS, header_flag,
+};
 pub use record::DenialRecord;
 pub use selector::{
-    Glob, MAX_PATH, MAX_PATTERN, Selector, Step, glob_step, selector_kind, unit_span,
+    END, Glob, MAX_PATH, MAX_PATTERN, Selector, Step, UnitScan, glob_step, selector_kind, unit_span,
 };
 pub use socket::{SocketState, UDP_FLOWS, UdpFlow, UdpFlows, socket_flag};
 pub use split::{
@@ -40,14 +42,17 @@ pub use stats::{CONNECT_BUCKETS, DecisionKey, FlowKey, FlowStats, bucket_of};
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
 pub const ABI_VERSION: u32 = 1;
 
-/// Values of the read-only data the agent sets before the programs are loaded.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    /// Cookie of the network namespace in which loopback endpoints live: the agent's own.
-    pub netns_cookie: u64,
+/// Names of the read-only globals the agent sets before the programs are loaded.
+pub mod global {
+    /// `u64`: cookie of the network namespace loopback endpoints live in, the agent's own.
+    pub const NETNS_COOKIE: &str = "NETNS_COOKIE";
+    /// `u32`: length of the path of the cgroup the mesh is limited to; 0 for the whole host.
+    pub const ROOT_LENGTH: &str = "ROOT_LENGTH";
+    /// `[u8; ROOT_MAX]`: that path.
+    pub const ROOT: &str = "ROOT";
+    /// Longest such path, bytes.
+    pub const ROOT_MAX: usize = 256;
 }
-const _: () = assert!(size_of::<Settings>() == 8);
 
 /// Marks types whose every byte pattern is valid and that have no hidden padding.
 #[cfg(feature = "user")]
@@ -77,7 +82,6 @@ pod!(
     RuleSlots,
     ScheduleSlot,
     Selector,
-    Settings,
     SocketKey,
     Split,
     SplitKey,

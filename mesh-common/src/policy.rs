@@ -22,8 +22,10 @@ pub struct PolicyHeader {
     pub selectors: u32,
     /// [`header_flag`] bits.
     pub flags: u32,
+    /// Names the assignment of ids to names; counters of another one mean other things.
+    pub id_epoch: u64,
 }
-const _: () = assert!(size_of::<PolicyHeader>() == 16);
+const _: () = assert!(size_of::<PolicyHeader>() == 24);
 
 /// Bits of [`PolicyHeader::flags`].
 pub mod header_flag {
@@ -31,7 +33,12 @@ pub mod header_flag {
     pub const UID_SELECTORS: u32 = 1;
     /// Some service has `egress = "deny"`.
     pub const EGRESS_DENY: u32 = 1 << 1;
+    /// A cgroup below a service's may be another service, so an unseen one is nobody.
+    pub const NESTED_SELECTORS: u32 = 1 << 2;
 }
+
+/// The rule id of `[mesh] default`.
+pub const DEFAULT_RULE: u32 = 1;
 
 /// Who may reach a frontend, by caller.
 #[repr(C)]

@@ -34,7 +34,7 @@ pub struct Selector {
 const _: () = assert!(size_of::<Selector>() == 192);
 
 /// Stands for "past the end" where a byte is expected.
-const END: u16 = 256;
+pub const END: u16 = 256;
 
 /// A match in progress.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,32 +89,66 @@ pub fn glob_step(glob: &mut Glob, pattern: u16, text: u16, star_text: u16) -> St
     Step::More
 }
 
-/// Span of the system unit in `path` from `from` on: the first component that does not end in
-/// `.slice`. `None` where all are slices. systemd nests slices only in slices, so a unit of
-/// that name below somebody's delegated service or session is a later component and not it.
-#[inline(always)]
-pub fn unit_span(path: impl Fn(u32) -> u16, from: u32) -> Option<(u32, u32)> {
-    const SUFFIX: u64 = u64::from_be_bytes(*b"\0\0.slice");
-    let mut start = from;
-    let mut tail = 0u64;
-    let mut at = from;
-    while at < MAX_PATH as u32 + 1 {
-        let byte = path(at);
+/// The search for the system unit of a path: its first component that does not end in
+/// `.slice`. systemd nests slices only in slices, so a unit of that name below somebody's
+/// delegated service or session is a later component and not it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnitScan {
+    /// Position in the path.
+    pub at: u32,
+    /// Where the component began.
+    pub start: u32,
+    /// Its last six bytes.
+    pub tail: u64,
+}
+
+impl UnitScan {
+    /// A search from position `from` on.
+    #[inline(always)]
+    pub const fn from(from: u32) -> Self {
+        Self {
+            at: from,
+            start: from,
+            tail: 0,
+        }
+    }
+
+    /// Takes in the byte at [`Self::at`], 256 past the end. When it is a [`Step::Match`] the
+    /// unit is `start..at`.
+    #[inline(always)]
+    pub fn step(&mut self, byte: u16) -> Step {
+        const SUFFIX: u64 = u64::from_be_bytes(*b"\0\0.slice");
         if byte == END || byte == b'/' as u16 {
-            if at > start && tail != SUFFIX {
-                return Some((start, at));
+            if self.at > self.start && self.tail != SUFFIX {
+                return Step::Match;
             }
             if byte == END {
-                return None;
+                return Step::NoMatch;
             }
-            start = at + 1;
-            tail = 0;
+            self.start = self.at + 1;
+            self.tail = 0;
         } else {
-            tail = ((tail << 8) | byte as u64) & 0xffff_ffff_ffff;
+            self.tail = ((self.tail << 8) | byte as u64) & 0xffff_ffff_ffff;
         }
-        at += 1;
+        self.at += 1;
+        Step::More
     }
-    None
+}
+
+/// Span of the system unit in `path` from `from` on; `None` where all components are slices.
+pub fn unit_span(path: &[u8], from: usize) -> Option<(usize, usize)> {
+    let mut scan = UnitScan::from(from as u32);
+    loop {
+        match scan.step(byte_at(path, scan.at)) {
+            Step::More => {}
+            Step::Match => return Some((scan.start as usize, scan.at as usize)),
+            Step::NoMatch => return None,
+        }
+    }
+}
+
+fn byte_at(text: &[u8], at: u32) -> u16 {
+    text.get(at as usize).map_or(END, |byte| u16::from(*byte))
 }
 
 impl Selector {
@@ -143,18 +177,16 @@ impl Selector {
     /// `path` is the path or that of a descendant. `root` is how much of the path precedes the
     /// part selectors are about.
     pub fn matches(&self, path: &[u8], root: usize) -> Option<usize> {
-        let byte = |text: &[u8], at: u32| text.get(at as usize).map_or(END, |b| u16::from(*b));
         let (start, end) = if self.kind == selector_kind::UNIT {
-            let (start, end) = unit_span(|at| byte(path, at), root as u32)?;
-            (start as usize, end as usize)
+            unit_span(path, root)?
         } else {
             (root, path.len())
         };
         let (pattern, text) = (self.pattern(), path.get(start..end)?);
         let mut glob = Glob::default();
         loop {
-            let here = byte(pattern, glob.pattern);
-            let (there, star) = (byte(text, glob.text), byte(text, glob.star_text));
+            let here = byte_at(pattern, glob.pattern);
+            let (there, star) = (byte_at(text, glob.text), byte_at(text, glob.star_text));
             let step = glob_step(&mut glob, here, there, star);
             match step {
                 Step::More => {}

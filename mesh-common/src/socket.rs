@@ -10,6 +10,8 @@ pub struct SocketState {
     pub creator_cgroup: u64,
     /// When `connect()` was judged, nanoseconds since boot.
     pub connect_ns: u64,
+    /// Payload bytes received when the connection became half-closed by this side.
+    pub half_closed_received: u64,
     /// What the program dialled.
     pub dialled: Address,
     /// Where the kernel connected instead.
@@ -29,7 +31,7 @@ pub struct SocketState {
     /// [`socket_flag`] bits.
     pub flags: u32,
 }
-const _: () = assert!(size_of::<SocketState>() == 72);
+const _: () = assert!(size_of::<SocketState>() == 80);
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {
@@ -37,8 +39,8 @@ pub mod socket_flag {
     pub const FLOW: u32 = 1;
     /// The flow's connection was established and is counted as open.
     pub const OPEN: u32 = 1 << 1;
-    /// The creator fields are set.
-    pub const CREATOR: u32 = 1 << 2;
+    /// The peer's FIN was received.
+    pub const FIN_RECEIVED: u32 = 1 << 2;
 }
 
 /// How many services one unconnected UDP socket can talk to before the oldest is displaced.

@@ -1,1 +1,83 @@
-//! (being written)
+//! The few bpf(2) calls the agent needs and aya 0.14 does not offer.
+//!
+//! Comes in: file descriptors and paths. Goes out: file descriptors and program ids. This is
+//! the only userspace crate with `unsafe` code, so that the agent can forbid it.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+/// Asks for the programs that run, inherited ones included (`BPF_F_QUERY_EFFECTIVE`).
+const QUERY_EFFECTIVE: u32 = 1;
+/// More programs than a cgroup can have for one hook (`BPF_CGROUP_MAX_PROGS`).
+const MAX_PROGRAMS: usize = 64;
+
+/// A cgroup hook that programs attach to.
+pub use aya_obj::generated::bpf_attach_type as AttachType;
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
+    // SAFETY: `attr` is a fully initialised union of the size given, and every pointer its
+    // callers put in it outlives the call.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command as libc::c_int, attr, size_of::<bpf_attr>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn empty_attr() -> bpf_attr {
+    // SAFETY: a union of plain integers, for which zero is a value and the kernel's default.
+    unsafe { zeroed() }
+}
+
+/// Opens what is pinned at `path` (`BPF_OBJ_GET`).
+///
+/// # Errors
+///
+/// `NotFound` if nothing is there; the kernel's error otherwise.
+pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: a new file descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes `link` run `program` instead of what it runs now, in one step (`BPF_LINK_UPDATE`,
+/// Linux 5.7).
+///
+/// # Errors
+///
+/// The kernel's error, such as `EINVAL` for a program of another type.
+pub fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = empty_attr();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Ids of the programs that run for `hook` in `cgroup`, in order, those attached to its
+/// ancestors included (`BPF_PROG_QUERY`).
+///
+/// # Errors
+///
+/// The kernel's error.
+pub fn effective_programs(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::Result<Vec<u32>> {
+    let mut ids = [0u32; MAX_PROGRAMS];
+    let mut attr = empty_attr();
+    attr.query.__bindgen_anon_1.target_fd = cgroup.as_raw_fd() as u32;
+    attr.query.attach_type = hook as u32;
+    attr.query.query_flags = QUERY_EFFECTIVE;
+    attr.query.prog_ids = ids.as_mut_ptr() as u64;
+    attr.query.__bindgen_anon_2.prog_cnt = MAX_PROGRAMS as u32;
+    bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: the kernel has written this field of the union.
+    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt };
+    Ok(ids.into_iter().take(count as usize).collect())
+}

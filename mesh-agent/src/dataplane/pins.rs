@@ -1,0 +1,119 @@
+//! Where the kernel side is pinned, and who may work on it.
+//!
+//! `<bpffs>/mesh/<abi>/maps/<MAP>` and `<bpffs>/mesh/<abi>/links/<program>`. Whoever holds the
+//! lock on `<bpffs>/mesh` is the one agent.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mesh_common::ABI_VERSION;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use rustix::fs::{FlockOperation, flock};
+
+/// The pin directory, locked.
+#[derive(Debug)]
+pub struct Pins {
+    root: PathBuf,
+    directory: PathBuf,
+    _lock: File,
+}
+
+/// Why the pin directory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum PinsError {
+    /// Another agent has it.
+    #[error("another mesh-agent is running on {0}; stop it first, or use another [paths] bpffs")]
+    Locked(PathBuf),
+    /// The file system refuses.
+    #[error("cannot use {path} as a BPF file system: {error}")]
+    Io {
+        /// Which path.
+        path: PathBuf,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl Pins {
+    /// Takes the pin directory below `bpffs`, mounting a BPF file system there and making the
+    /// directories where they are missing.
+    ///
+    /// # Errors
+    ///
+    /// Another agent has it, or it cannot be made.
+    pub fn take(bpffs: &Path) -> Result<Self, PinsError> {
+        let failed = |error: io::Error| PinsError::Io { path: bpffs.to_owned(), error };
+        mount_if_needed(bpffs).map_err(failed)?;
+        let root = bpffs.join("mesh");
+        let directory = root.join(ABI_VERSION.to_string());
+        fs::create_dir_all(directory.join("maps")).map_err(failed)?;
+        fs::create_dir_all(directory.join("links")).map_err(failed)?;
+        let lock = lock(&root)?;
+        Ok(Self { root, directory, _lock: lock })
+    }
+
+    /// Takes the pin directory if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Another agent has it.
+    pub fn take_existing(bpffs: &Path) -> Result<Option<Self>, PinsError> {
+        let root = bpffs.join("mesh");
+        if !root.is_dir() {
+            return Ok(None);
+        }
+        let lock = lock(&root)?;
+        let directory = root.join(ABI_VERSION.to_string());
+        Ok(Some(Self { root, directory, _lock: lock }))
+    }
+
+    /// Where the map `name` is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.directory.join("maps").join(name)
+    }
+
+    /// Where the link of program `name` is pinned.
+    pub fn link(&self, name: &str) -> PathBuf {
+        self.directory.join("links").join(name)
+    }
+
+    /// Removes every pin, of every version: enforcement ends here.
+    ///
+    /// Links go before maps, so that no program is left with a policy it cannot read.
+    ///
+    /// # Errors
+    ///
+    /// What could not be removed.
+    pub fn remove_all(self) -> io::Result<()> {
+        for version in fs::read_dir(&self.root)?.flatten() {
+            let links = version.path().join("links");
+            if links.is_dir() {
+                fs::remove_dir_all(links)?;
+            }
+        }
+        fs::remove_dir_all(&self.root)
+    }
+}
+
+fn lock(root: &Path) -> Result<File, PinsError> {
+    let failed = |error: io::Error| PinsError::Io { path: root.to_owned(), error };
+    let file = File::open(root).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(PinsError::Locked(root.to_owned())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn mount_if_needed(bpffs: &Path) -> io::Result<()> {
+    fs::create_dir_all(bpffs)?;
+    if statfs(bpffs)?.filesystem_type() == BPF_FS_MAGIC {
+        return Ok(());
+    }
+    tracing::info!(path = %bpffs.display(), "mounting a BPF file system");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), bpffs, Some("bpf"), flags, Some("mode=700"))?;
+    Ok(())
+}

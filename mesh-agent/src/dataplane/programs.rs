@@ -1,0 +1,203 @@
+//! Loads the kernel programs and keeps them attached, from the first start to an upgrade.
+//!
+//! Every start loads the programs of this build on the pinned maps. Where a pinned link exists
+//! the kernel swaps its program in one step, so there is never a moment without enforcement.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{
+    CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
+};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use mesh_common::global;
+use mesh_sys::{AttachType, effective_programs, open_pin, replace_program};
+
+use super::{AttachError, DataplaneError};
+use super::cgroup::Hierarchy;
+use super::pins::Pins;
+use super::tracefs;
+
+/// A program and the hook it belongs on.
+#[derive(Debug)]
+pub struct Hooked {
+    /// Its name in the object, and that of its pin.
+    pub program: &'static str,
+    /// The hook's name as people know it.
+    pub hook: &'static str,
+    /// The cgroup hook; `None` for a tracepoint.
+    pub attach_type: Option<AttachType>,
+}
+
+const fn cgroup(program: &'static str, hook: &'static str, attach_type: AttachType) -> Hooked {
+    Hooked { program, hook, attach_type: Some(attach_type) }
+}
+
+/// All programs.
+pub const HOOKS: &[Hooked] = &[
+    cgroup("mesh_connect4", "connect4", AttachType::BPF_CGROUP_INET4_CONNECT),
+    cgroup("mesh_connect6", "connect6", AttachType::BPF_CGROUP_INET6_CONNECT),
+    cgroup("mesh_sendmsg4", "sendmsg4", AttachType::BPF_CGROUP_UDP4_SENDMSG),
+    cgroup("mesh_sendmsg6", "sendmsg6", AttachType::BPF_CGROUP_UDP6_SENDMSG),
+    cgroup("mesh_recvmsg4", "recvmsg4", AttachType::BPF_CGROUP_UDP4_RECVMSG),
+    cgroup("mesh_recvmsg6", "recvmsg6", AttachType::BPF_CGROUP_UDP6_RECVMSG),
+    cgroup("mesh_getpeername4", "getpeername4", AttachType::BPF_CGROUP_INET4_GETPEERNAME),
+    cgroup("mesh_getpeername6", "getpeername6", AttachType::BPF_CGROUP_INET6_GETPEERNAME),
+    cgroup("mesh_sock_create", "sock_create", AttachType::BPF_CGROUP_INET_SOCK_CREATE),
+    cgroup("mesh_sock_ops", "sock_ops", AttachType::BPF_CGROUP_SOCK_OPS),
+    Hooked { program: "mesh_cgroup_mkdir", hook: "cgroup_mkdir", attach_type: None },
+    Hooked { program: "mesh_cgroup_rmdir", hook: "cgroup_rmdir", attach_type: None },
+];
+
+/// Maps that are pinned: all but the compiler's own and the log ring.
+pub const MAPS: &[&str] = &[
+    "ACTIVE", "AFFINITY", "CGROUPS", "COUNTERS", "DECISIONS", "DESTINATIONS", "EGRESS",
+    "ENDPOINTS", "FLOWS", "HEADERS", "LOCAL_ADDRESSES", "RECORDS", "RULES", "SCHEDULE",
+    "SELECTORS", "SHARED_SPLIT_COUNTERS", "SOCKETS", "SPLITS", "SPLIT_COUNTERS", "SUBJECTS",
+    "UDP_SOCKETS", "UIDS", "WALK",
+];
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+
+/// What the programs are told before they are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Globals<'a> {
+    /// Cookie of the agent's network namespace.
+    pub netns_cookie: u64,
+    /// Path of the cgroup the mesh is limited to; empty for the whole host.
+    pub root: &'a str,
+    /// Level of the programs' own log, 0 (off) to 5 (trace).
+    pub log_level: u8,
+}
+
+/// Loads this build's programs on the pinned maps, making those that are missing.
+pub fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneError> {
+    let mut root = [0u8; global::ROOT_MAX];
+    root[..globals.root.len()].copy_from_slice(globals.root.as_bytes());
+    let root_length = globals.root.len() as u32;
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(None)
+        .override_global(global::NETNS_COOKIE, &globals.netns_cookie, true)
+        .override_global(global::ROOT_LENGTH, &root_length, true)
+        .override_global(global::ROOT, &root, true)
+        .override_global("AYA_LOG_LEVEL", &globals.log_level, false);
+    for map in MAPS {
+        loader.map_pin_path(map, pins.map(map));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for hooked in HOOKS {
+        load_program(&mut ebpf, hooked.program)
+            .map_err(|error| DataplaneError::Load { program: hooked.program, error })?;
+    }
+    Ok(ebpf)
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
+    match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::SockOps(program)) => program.load(),
+        Some(Program::TracePoint(program)) => program.load(),
+        _ => Err(ProgramError::NotLoaded),
+    }
+}
+
+/// Puts every loaded program in force below `hierarchy`. Returns the hooks that could not be
+/// served although the mesh can do without: tracepoints, on a kernel without them.
+pub fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    hierarchy: &Hierarchy,
+) -> Result<Vec<(&'static str, String)>, DataplaneError> {
+    let directory = hierarchy.open()?;
+    let mut missing = Vec::new();
+    // Attribution first: whatever is created from here on is seen.
+    for hooked in HOOKS.iter().filter(|hooked| hooked.attach_type.is_none()) {
+        if let Err(error) = attach_tracepoint(ebpf, pins, hooked) {
+            missing.push((hooked.hook, error.to_string()));
+        }
+    }
+    for hooked in HOOKS {
+        if let Some(attach_type) = hooked.attach_type {
+            attach_cgroup(ebpf, pins, &directory, hooked, attach_type)?;
+        }
+    }
+    Ok(missing)
+}
+
+/// Swaps the program of the pinned link if that still acts on our cgroup, else attaches anew.
+fn attach_cgroup(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    directory: &File,
+    hooked: &Hooked,
+    attach_type: AttachType,
+) -> Result<(), DataplaneError> {
+    let failed = |error: AttachError| DataplaneError::Attach { hook: hooked.hook, error };
+    let pin = pins.link(hooked.program);
+    let program = ebpf.program_mut(hooked.program).ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
+    if let Ok(link) = open_pin(&pin) {
+        let id = program.info().map_err(|error| failed(error.into()))?.id();
+        replace_program(link.as_fd(), program.fd().map_err(|error| failed(error.into()))?.as_fd())?;
+        if effective_programs(directory.as_fd(), attach_type)?.contains(&id) {
+            return Ok(());
+        }
+        // A link of a cgroup that is gone (or another one) enforces nothing here.
+        tracing::warn!(hook = hooked.hook, "the pinned link acts elsewhere; attaching anew");
+        fs::remove_file(&pin)?;
+    }
+    let link = match program {
+        Program::CgroupSockAddr(program) => attach_sock_addr(program, directory),
+        Program::CgroupSock(program) => attach_sock(program, directory),
+        Program::SockOps(program) => attach_sock_ops(program, directory),
+        _ => Err(ProgramError::NotLoaded.into()),
+    };
+    pin_link(link.map_err(failed)?, &pin)
+}
+
+fn attach_sock_addr(program: &mut CgroupSockAddr, directory: &File) -> Result<FdLink, AttachError> {
+    let id = program.attach(directory, CgroupAttachMode::Single)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn attach_sock(program: &mut CgroupSock, directory: &File) -> Result<FdLink, AttachError> {
+    let id = program.attach(directory, CgroupAttachMode::Single)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn attach_sock_ops(program: &mut SockOps, directory: &File) -> Result<FdLink, AttachError> {
+    let id = program.attach(directory, CgroupAttachMode::Single)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+/// Attaches a tracepoint program beside the one that may be there, then removes that: their
+/// links cannot be updated, and seeing a cgroup twice does no harm.
+fn attach_tracepoint(ebpf: &mut Ebpf, pins: &Pins, hooked: &Hooked) -> Result<(), DataplaneError> {
+    let failed = |error: AttachError| DataplaneError::Attach { hook: hooked.hook, error };
+    let program = ebpf.program_mut(hooked.program).ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
+    let Program::TracePoint(program) = program else {
+        return Err(failed(ProgramError::NotLoaded.into()));
+    };
+    let link = tracefs::with_tracefs(|| new_tracepoint(program, hooked.hook)).map_err(failed)?;
+    let (pin, next) = (pins.link(hooked.program), pins.link(&format!("next_{}", hooked.program)));
+    if next.exists() {
+        fs::remove_file(&next)?;
+    }
+    pin_link(link, &next)?;
+    fs::rename(&next, &pin)?;
+    Ok(())
+}
+
+fn new_tracepoint(program: &mut TracePoint, name: &str) -> Result<FdLink, AttachError> {
+    let id = program.attach("cgroup", name)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn pin_link(link: FdLink, pin: &Path) -> Result<(), DataplaneError> {
+    let pinned: PinnedLink = link.pin(pin)?;
+    drop(pinned);
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! Atomic addition, which `core` does not offer on this target.
+
+use core::arch::asm;
+
+/// Adds `value` to `*counter` and returns what was there before.
+///
+/// # Safety
+///
+/// `counter` is a map value, aligned to 8 bytes, alive while the program runs.
+#[inline(always)]
+pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+    let mut before = value;
+    // SAFETY: the caller's promise; the instruction is BPF_ATOMIC | BPF_ADD | BPF_FETCH.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({counter} + 0), {value})",
+            counter = in(reg) counter,
+            value = inout(reg) before,
+        );
+    }
+    before
+}
+
+/// Adds `value` to `*counter`.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub unsafe fn add(counter: *mut u64, value: u64) {
+    // SAFETY: the caller's promise; the instruction is BPF_ATOMIC | BPF_ADD.
+    unsafe {
+        asm!(
+            "lock *(u64 *)({counter} + 0) += {value}",
+            counter = in(reg) counter,
+            value = in(reg) value,
+        );
+    }
+}

@@ -1,0 +1,40 @@
+//! Which service made a socket: a socket can be handed to another process before it is used.
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::programs::SockContext;
+use mesh_common::{Counter, Subject};
+
+use crate::caller::Process;
+use crate::count;
+use crate::ctx;
+use crate::maps::{InForce, SOCKETS};
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Remembers the creator of an IP socket if it is a service. A socket without a note counts as
+/// made by a process of no service.
+#[inline(always)]
+pub fn remember_creator(ctx: &SockContext) {
+    // SAFETY: the kernel hands a valid context.
+    let family = unsafe { read_volatile(addr_of!((*ctx.sock).family)) };
+    if family != AF_INET && family != AF_INET6 {
+        return;
+    }
+    let Some(policy) = InForce::current() else {
+        return;
+    };
+    let process = Process::current();
+    if process.subject(&policy) < Subject::FIRST_NAMED {
+        return;
+    }
+    match ctx::storage(&SOCKETS, ctx.sock, BPF_SK_STORAGE_GET_F_CREATE.into()) {
+        Some(state) => {
+            state.creator_cgroup = process.cgroup;
+            state.creator_uid = process.uid;
+        }
+        None => count::own(Counter::SocketStorageFailed),
+    }
+}

@@ -1,0 +1,146 @@
+//! Context fields to mesh-common types and back: the only place that knows their byte order.
+//!
+//! Every access is volatile and of the field's full width: the verifier rejects merged or
+//! narrowed accesses to these fields.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::{Address, SocketKey};
+
+/// Which of the context's two address fields is meant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+/// The context of the `cgroup/{connect,sendmsg,recvmsg,getpeername}{4,6}` hooks.
+pub struct SockAddr {
+    raw: *mut bpf_sock_addr,
+    family: Family,
+}
+
+impl SockAddr {
+    #[inline(always)]
+    pub fn new(ctx: &SockAddrContext, family: Family) -> Self {
+        Self { raw: ctx.sock_addr, family }
+    }
+
+    /// The address and port in the context, IPv4 as IPv4-mapped.
+    #[inline(always)]
+    pub fn address(&self) -> SocketKey {
+        SocketKey::new(self.ip(), self.port(), self.protocol())
+    }
+
+    #[inline(always)]
+    fn ip(&self) -> Address {
+        match self.family {
+            Family::V4 => {
+                // SAFETY: the kernel hands a valid context; `user_ip4` is in network order.
+                let word = unsafe { read_volatile(addr_of!((*self.raw).user_ip4)) };
+                Address::from_v4(word.to_ne_bytes())
+            }
+            Family::V6 => {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|index| self.ip6_word(index).to_ne_bytes());
+                Address([
+                    a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0],
+                    d[1], d[2], d[3],
+                ])
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn ip6_word(&self, index: usize) -> u32 {
+        // SAFETY: as above; `index` is a constant below 4.
+        unsafe { read_volatile(addr_of!((*self.raw).user_ip6[index])) }
+    }
+
+    /// The port, host order: the field holds it in network order in its low half.
+    #[inline(always)]
+    fn port(&self) -> u16 {
+        // SAFETY: as above.
+        let port = unsafe { read_volatile(addr_of!((*self.raw).user_port)) };
+        u16::from_be(port as u16)
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        // SAFETY: as above.
+        unsafe { read_volatile(addr_of!((*self.raw).protocol)) as u8 }
+    }
+
+    /// Replaces the address and port. An IPv6 address in an IPv4 context is not written: the
+    /// compiler of policies admits no such pair.
+    #[inline(always)]
+    pub fn rewrite(&self, address: &Address, port: u16) {
+        let bytes = &address.0;
+        let word = |at: usize| {
+            u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        match self.family {
+            Family::V4 => {
+                // SAFETY: the hook may write this field.
+                unsafe { write_volatile(addr_of_mut!((*self.raw).user_ip4), word(12)) }
+            }
+            Family::V6 => {
+                self.write_ip6_word(0, word(0));
+                self.write_ip6_word(1, word(4));
+                self.write_ip6_word(2, word(8));
+                self.write_ip6_word(3, word(12));
+            }
+        }
+        let port = u32::from(port.to_be());
+        // SAFETY: the hook may write this field.
+        unsafe { write_volatile(addr_of_mut!((*self.raw).user_port), port) }
+    }
+
+    #[inline(always)]
+    fn write_ip6_word(&self, index: usize, word: u32) {
+        // SAFETY: the hook may write this field; `index` is a constant below 4.
+        unsafe { write_volatile(addr_of_mut!((*self.raw).user_ip6[index]), word) }
+    }
+
+    /// Cookie of the socket's network namespace.
+    #[inline(always)]
+    pub fn netns_cookie(&self) -> u64 {
+        // SAFETY: the helper takes the context as it is.
+        unsafe { bpf_get_netns_cookie(self.raw.cast()) }
+    }
+
+    /// The socket's entry in `map`, if it has one.
+    #[inline(always)]
+    pub fn storage<T>(&self, map: &SkStorage<T>) -> Option<&mut T> {
+        self.storage_with(map, 0)
+    }
+
+    /// The socket's entry in `map`, made if need be; `None` when there is no memory for it.
+    #[inline(always)]
+    pub fn storage_or_new<T>(&self, map: &SkStorage<T>) -> Option<&mut T> {
+        self.storage_with(map, BPF_SK_STORAGE_GET_F_CREATE.into())
+    }
+
+    #[inline(always)]
+    fn storage_with<T>(&self, map: &SkStorage<T>, flags: u64) -> Option<&mut T> {
+        // SAFETY: the field is the socket of the call, never null in these hooks.
+        let sk: *mut bpf_sock = unsafe { read_volatile(addr_of!((*self.raw).__bindgen_anon_1.sk)) };
+        storage(map, sk, flags)
+    }
+}
+
+/// The entry of `sk` in `map`.
+///
+/// The reference is to memory that other CPUs may use at the same time through the same
+/// socket; the fields are plain integers and every value of them is valid.
+#[inline(always)]
+pub fn storage<'a, T>(map: &SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> Option<&'a mut T> {
+    let map = core::ptr::from_ref(map).cast_mut().cast();
+    // SAFETY: `sk` is the verifier-checked socket pointer of a context, and not null.
+    let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), flags) };
+    // SAFETY: null, or a value of the map's value type that lives as long as the program runs.
+    unsafe { value.cast::<T>().as_mut() }
+}

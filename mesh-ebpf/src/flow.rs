@@ -1,0 +1,143 @@
+//! Counts the life of connections that `connect()` allowed.
+
+use core::ptr::{addr_of, read_volatile};
+
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock_ops,
+};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::programs::SockOpsContext;
+use mesh_common::{FlowKey, IPPROTO_TCP, SocketState, bucket_of, socket_flag};
+
+use crate::count;
+use crate::ctx;
+use crate::maps::SOCKETS;
+
+/// Handles one event of a TCP socket.
+#[inline(always)]
+pub fn observe(ctx: &SockOpsContext) {
+    let op = ctx.op();
+    if op != BPF_SOCK_OPS_TCP_CONNECT_CB
+        && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+        && op != BPF_SOCK_OPS_STATE_CB
+    {
+        return;
+    }
+    let Some(state) = flow_of(ctx.ops) else {
+        return;
+    };
+    match op {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
+            // Cannot fail: the flag is known and the socket is a full one.
+            let _ = ctx.set_cb_flags(flags as i32);
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(state),
+        _ => changed(ctx, state),
+    }
+}
+
+#[inline(always)]
+fn flow_of<'a>(ops: *mut bpf_sock_ops) -> Option<&'a mut SocketState> {
+    // SAFETY: the kernel hands a valid context.
+    let sk = unsafe { read_volatile(addr_of!((*ops).__bindgen_anon_2.sk)) };
+    if sk.is_null() {
+        return None;
+    }
+    let state = ctx::storage(&SOCKETS, sk, 0)?;
+    (state.flags & socket_flag::FLOW != 0).then_some(state)
+}
+
+#[inline(always)]
+fn key_of(state: &SocketState) -> FlowKey {
+    FlowKey {
+        source: state.source,
+        service: state.service,
+        version: state.version,
+        protocol: u32::from(IPPROTO_TCP),
+    }
+}
+
+#[inline(always)]
+fn established(state: &mut SocketState) {
+    state.flags |= socket_flag::OPEN;
+    let Some(stats) = count::flow(&key_of(state)) else {
+        return;
+    };
+    // SAFETY: the helper has no preconditions.
+    let elapsed = unsafe { bpf_ktime_get_ns() }.saturating_sub(state.connect_ns);
+    let bucket = bucket_of(elapsed);
+    // SAFETY: `stats` is a map value that lives while the program runs.
+    count::add(unsafe { &raw mut (*stats).opened }, 1);
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).connect_ns }, elapsed);
+    // SAFETY: as above; `bucket` is below the number of buckets.
+    count::add(unsafe { &raw mut (*stats).connect_buckets[bucket] }, 1);
+}
+
+#[inline(always)]
+fn changed(ctx: &SockOpsContext, state: &mut SocketState) {
+    let (old, new) = (ctx.arg(0), ctx.arg(1));
+    match new {
+        BPF_TCP_CLOSE_WAIT | BPF_TCP_CLOSING => state.flags |= socket_flag::FIN_RECEIVED,
+        BPF_TCP_FIN_WAIT2 => state.half_closed_received = bytes_received(ctx),
+        BPF_TCP_CLOSE => closed(ctx, state, old),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn bytes_received(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the kernel hands a valid context.
+    unsafe { read_volatile(addr_of!((*ctx.ops).bytes_received)) }
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
+    let was_open = state.flags & socket_flag::OPEN != 0;
+    let (sent, received) = payload(ctx, state, old);
+    let stats = count::flow(&key_of(state));
+    state.flags = 0;
+    let Some(stats) = stats else {
+        return;
+    };
+    if !was_open {
+        // SAFETY: `stats` is a map value that lives while the program runs.
+        count::add(unsafe { &raw mut (*stats).failed }, 1);
+        return;
+    }
+    // SAFETY: the kernel hands a valid context.
+    let retransmits = unsafe { read_volatile(addr_of!((*ctx.ops).total_retrans)) };
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).closed }, 1);
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).sent_bytes }, sent);
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).received_bytes }, received);
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).retransmits }, u64::from(retransmits));
+}
+
+/// Payload bytes sent and received. The kernel's counters are of sequence numbers, of which
+/// SYN and FIN take one each.
+#[inline(always)]
+fn payload(ctx: &SockOpsContext, state: &SocketState, old: u32) -> (u64, u64) {
+    let ops = ctx.ops;
+    // SAFETY: the kernel hands a valid context.
+    let acked = unsafe { read_volatile(addr_of!((*ops).bytes_acked)) };
+    // SAFETY: as above.
+    let una = unsafe { read_volatile(addr_of!((*ops).snd_una)) };
+    // SAFETY: as above.
+    let next = unsafe { read_volatile(addr_of!((*ops).snd_nxt)) };
+    let fin_sent = old == BPF_TCP_FIN_WAIT2
+        || ((old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING) && una == next);
+    let received = bytes_received(ctx);
+    let fin_received = state.flags & socket_flag::FIN_RECEIVED != 0
+        || (old == BPF_TCP_FIN_WAIT2 && received > state.half_closed_received);
+    (
+        acked.saturating_sub(1 + u64::from(fin_sent)),
+        received.saturating_sub(u64::from(fin_received)),
+    )
+}

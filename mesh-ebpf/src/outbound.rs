@@ -1,0 +1,272 @@
+//! `connect()` and `sendto()`: who, what, whether, where to.
+
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use mesh_common::{
+    Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_UDP, Reason, SocketKey,
+    SocketState, UDP_FLOWS, UdpFlow, UdpFlows, destination_flag, header_flag, socket_flag,
+    subject_flag,
+};
+
+use crate::caller::{Caller, Process};
+use crate::choose;
+use crate::count::{self, Attempt};
+use crate::ctx::SockAddr;
+use crate::destination;
+use crate::maps::{DESTINATIONS, InForce, SOCKETS, UDP_SOCKETS};
+use crate::verdict::{self, Decision};
+
+/// Judges `connect()` and sends it to the chosen endpoint. Returns whether it may go on.
+#[inline(always)]
+pub fn connect(ctx: &SockAddr, hook: Hook) -> bool {
+    let Some(policy) = InForce::current() else {
+        return true;
+    };
+    let dialled = ctx.address();
+    let Some(destination) = destination::find(&policy, ctx, &dialled) else {
+        forget_flow(ctx);
+        return leave(&policy, &dialled, hook);
+    };
+    let call = Call::new(ctx, &policy, &dialled, &destination, hook);
+    let mut decision = call.judge();
+    if decision.allows() {
+        if let Err(reason) = call.route() {
+            decision = verdict::on_error(reason, &destination);
+        }
+    }
+    call.attempt().decided(&decision);
+    decision.allows()
+}
+
+/// Judges a datagram with an address and sends it to the flow's endpoint.
+#[inline(always)]
+pub fn send(ctx: &SockAddr, hook: Hook) -> bool {
+    let Some(policy) = InForce::current() else {
+        return true;
+    };
+    let dialled = ctx.address();
+    let Some(destination) = destination::find(&policy, ctx, &dialled) else {
+        return leave(&policy, &dialled, hook);
+    };
+    let call = Call::new(ctx, &policy, &dialled, &destination, hook);
+    let mut decision = call.judge();
+    let mut known_flow = false;
+    if decision.allows() {
+        match call.send() {
+            Ok(known) => known_flow = known,
+            Err(reason) => decision = verdict::on_error(reason, &destination),
+        }
+    }
+    // An allowed flow is one decision, however many datagrams it has.
+    if !(known_flow && decision.allows()) {
+        call.attempt().decided(&decision);
+    }
+    decision.allows()
+}
+
+/// A destination outside the mesh: none of its business, but for callers that may not leave.
+#[inline(always)]
+fn leave(policy: &InForce, dialled: &SocketKey, hook: Hook) -> bool {
+    if policy.header.flags & header_flag::EGRESS_DENY == 0 {
+        return true;
+    }
+    let process = Process::current();
+    let caller = Caller::current(policy, &process);
+    if caller.flags & subject_flag::EGRESS_DENY == 0 {
+        return true;
+    }
+    let decision = verdict::judge_egress(policy, &caller, dialled);
+    let source = caller.subject;
+    let attempt = Attempt { hook, process: &process, dialled, source, service: 0, frontend: 0 };
+    attempt.decided(&decision);
+    decision.allows()
+}
+
+/// A socket that is connected elsewhere no longer carries the flow it carried before.
+#[inline(always)]
+fn forget_flow(ctx: &SockAddr) {
+    if let Some(state) = ctx.storage(&SOCKETS) {
+        state.flags = 0;
+    }
+}
+
+/// A call to a destination of the mesh.
+struct Call<'a> {
+    ctx: &'a SockAddr,
+    policy: &'a InForce,
+    dialled: &'a SocketKey,
+    destination: &'a Destination,
+    hook: Hook,
+    process: Process,
+    caller: Caller,
+}
+
+impl<'a> Call<'a> {
+    #[inline(always)]
+    fn new(
+        ctx: &'a SockAddr,
+        policy: &'a InForce,
+        dialled: &'a SocketKey,
+        destination: &'a Destination,
+        hook: Hook,
+    ) -> Self {
+        let process = Process::current();
+        let caller = Caller::current(policy, &process);
+        Self { ctx, policy, dialled, destination, hook, process, caller }
+    }
+
+    #[inline(always)]
+    fn attempt(&self) -> Attempt<'_> {
+        Attempt {
+            hook: self.hook,
+            process: &self.process,
+            dialled: self.dialled,
+            source: self.caller.subject,
+            service: self.destination.service,
+            frontend: self.destination.frontend,
+        }
+    }
+
+    #[inline(always)]
+    fn judge(&self) -> Decision {
+        let mut creator = Process { cgroup: 0, uid: 0 };
+        if let Some(state) = self.ctx.storage(&SOCKETS) {
+            creator.cgroup = state.creator_cgroup;
+            creator.uid = state.creator_uid;
+        }
+        verdict::judge(self.policy, &self.caller, &creator, self.destination)
+    }
+
+    /// Where the call goes: an endpoint behind the VIP, or the endpoint that was dialled.
+    #[inline(always)]
+    fn endpoint(&self) -> Result<EndpointEntry, Reason> {
+        if self.destination.flags & destination_flag::FRONTEND == 0 {
+            if self.destination.flags & destination_flag::REMOTE != 0 {
+                return Err(Reason::NoTunnel);
+            }
+            return Ok(EndpointEntry {
+                address: self.dialled.address,
+                version: self.destination.version,
+                port: self.dialled.port,
+                flags: 0,
+            });
+        }
+        choose::endpoint(self.policy, self.ctx, &self.caller, &self.process, self.destination)
+    }
+
+    #[inline(always)]
+    fn redirect(&self, endpoint: &EndpointEntry) {
+        if self.destination.flags & destination_flag::FRONTEND != 0 {
+            self.ctx.rewrite(&endpoint.address, endpoint.port);
+        }
+    }
+
+    #[inline(always)]
+    fn route(&self) -> Result<(), Reason> {
+        let endpoint = self.endpoint()?;
+        let Some(state) = self.ctx.storage_or_new(&SOCKETS) else {
+            count::own(Counter::SocketStorageFailed);
+            return Err(Reason::NoSocketStorage);
+        };
+        self.remember(state, &endpoint);
+        if self.dialled.protocol == IPPROTO_UDP {
+            self.count_udp(&endpoint, 1, 0);
+        }
+        self.redirect(&endpoint);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn remember(&self, state: &mut SocketState, endpoint: &EndpointEntry) {
+        // SAFETY: the helper has no preconditions.
+        state.connect_ns = unsafe { bpf_ktime_get_ns() };
+        state.dialled = self.dialled.address;
+        state.dialled_port = self.dialled.port;
+        state.endpoint = endpoint.address;
+        state.endpoint_port = endpoint.port;
+        state.source = self.caller.subject;
+        state.service = self.destination.service;
+        state.version = endpoint.version;
+        state.flags = socket_flag::FLOW;
+    }
+
+    /// Routes a datagram; whether its flow was known.
+    #[inline(always)]
+    fn send(&self) -> Result<bool, Reason> {
+        let Some(flows) = self.ctx.storage_or_new(&UDP_SOCKETS) else {
+            count::own(Counter::SocketStorageFailed);
+            return Err(Reason::NoSocketStorage);
+        };
+        let revision = self.policy.header.revision as u32;
+        if let Some(flow) = find(flows, self.dialled) {
+            if flow.revision == revision || self.still_valid(flow) {
+                flow.revision = revision;
+                let endpoint = EndpointEntry {
+                    address: flow.endpoint,
+                    version: flow.version,
+                    port: flow.endpoint_port,
+                    flags: 0,
+                };
+                self.count_udp(&endpoint, 0, 1);
+                self.redirect(&endpoint);
+                return Ok(true);
+            }
+            flow.dialled_port = 0;
+        }
+        let endpoint = self.endpoint()?;
+        displace(flows, UdpFlow {
+            dialled: self.dialled.address,
+            endpoint: endpoint.address,
+            dialled_port: self.dialled.port,
+            endpoint_port: endpoint.port,
+            version: endpoint.version,
+            revision,
+            _pad: 0,
+        });
+        self.count_udp(&endpoint, 1, 1);
+        self.redirect(&endpoint);
+        Ok(false)
+    }
+
+    /// Whether the flow's endpoint still is one of the destination.
+    #[inline(always)]
+    fn still_valid(&self, flow: &UdpFlow) -> bool {
+        let key = SocketKey::new(flow.endpoint, flow.endpoint_port, IPPROTO_UDP);
+        let found = self.policy.get(&DESTINATIONS, &key);
+        found.is_some_and(|endpoint| endpoint.frontend == self.destination.frontend)
+    }
+
+    #[inline(always)]
+    fn count_udp(&self, endpoint: &EndpointEntry, flows: u64, datagrams: u64) {
+        let key = FlowKey {
+            source: self.caller.subject,
+            service: self.destination.service,
+            version: endpoint.version,
+            protocol: u32::from(IPPROTO_UDP),
+        };
+        if let Some(stats) = count::flow(&key) {
+            // SAFETY: a map value that lives while the program runs.
+            count::add(unsafe { &raw mut (*stats).opened }, flows);
+            // SAFETY: as above.
+            count::add(unsafe { &raw mut (*stats).sent_bytes }, datagrams);
+        }
+    }
+}
+
+#[inline(always)]
+fn find<'a>(flows: &'a mut UdpFlows, dialled: &SocketKey) -> Option<&'a mut UdpFlow> {
+    flows
+        .flows
+        .iter_mut()
+        .find(|flow| flow.dialled_port == dialled.port && flow.dialled == dialled.address)
+}
+
+/// Stores `flow` in the place that is due.
+#[inline(always)]
+fn displace(flows: &mut UdpFlows, flow: UdpFlow) {
+    let place = flows.next as usize % UDP_FLOWS;
+    if flows.flows[place].dialled_port != 0 {
+        count::own(Counter::UdpFlowsDisplaced);
+    }
+    flows.flows[place] = flow;
+    flows.next = (place as u32) + 1;
+}

@@ -1,0 +1,136 @@
+//! The verdict: the one place where rules are looked up, and where errors become denials.
+
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use mesh_common::{
+    DEFAULT_RULE, Destination, EgressKey, Reason, RuleKey, RuleSlots, SocketKey, Subject, Verdict,
+    destination_flag,
+};
+
+use crate::caller::{Caller, Process};
+use crate::maps::{EGRESS, InForce, RULES};
+
+/// What was decided, and why.
+#[derive(Clone, Copy)]
+pub struct Decision {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    pub rule: u32,
+}
+
+impl Decision {
+    #[inline(always)]
+    pub fn allows(&self) -> bool {
+        self.verdict.0 != Verdict::Denied.0
+    }
+
+    #[inline(always)]
+    fn policy((verdict, rule): (Verdict, u32)) -> Self {
+        Self { verdict, reason: Reason::Policy, rule }
+    }
+
+    #[inline(always)]
+    pub const fn denied(reason: Reason) -> Self {
+        Self { verdict: Verdict::Denied, reason, rule: 0 }
+    }
+}
+
+/// What an error on the way to a verdict means: the fail policy, once and for all.
+///
+/// Denied for a protected service, and for a VIP as such, which leads nowhere without the mesh.
+/// Anything else goes on as if there were no mesh.
+#[inline(always)]
+pub fn on_error(reason: Reason, destination: &Destination) -> Decision {
+    const CLOSED: u32 =
+        destination_flag::PROTECTED | destination_flag::FRONTEND | destination_flag::VIP_ADDRESS;
+    if destination.flags & CLOSED != 0 {
+        Decision::denied(reason)
+    } else {
+        Decision { verdict: Verdict::Allowed, reason, rule: 0 }
+    }
+}
+
+/// Judges `caller` and, where it is somebody else, the creator of the socket: the stricter of
+/// both decides. A creator without a cgroup is a process of no service.
+#[inline(always)]
+pub fn judge(
+    policy: &InForce,
+    caller: &Caller,
+    creator: &Process,
+    destination: &Destination,
+) -> Decision {
+    if caller.subject == Subject::UNKNOWN.0 {
+        return on_error(caller.error, destination);
+    }
+    if destination.flags & destination_flag::VIP_ADDRESS != 0 {
+        return Decision::denied(Reason::NoSuchPort);
+    }
+    if destination.flags & destination_flag::AMBIGUOUS != 0 {
+        return on_error(Reason::MissingEntry, destination);
+    }
+    let decision = rules_of(policy, caller, destination);
+    if !decision.allows() || destination.flags & destination_flag::PROTECTED == 0 {
+        return decision;
+    }
+    let mut subject = Subject::HOST.0;
+    if creator.cgroup != 0 {
+        subject = creator.subject(policy);
+    }
+    if subject == caller.subject {
+        return decision;
+    }
+    let creator = Caller::of(policy, subject);
+    if creator.subject != Subject::UNKNOWN.0 && rules_of(policy, &creator, destination).allows() {
+        return decision;
+    }
+    Decision::denied(Reason::SocketCreator)
+}
+
+#[inline(always)]
+fn rules_of(policy: &InForce, caller: &Caller, destination: &Destination) -> Decision {
+    let mut rules = RuleSlots::default();
+    merge(policy, &mut rules, caller.subject, destination.frontend);
+    if caller.namespace != 0 {
+        merge(policy, &mut rules, caller.namespace, destination.frontend);
+    }
+    merge(policy, &mut rules, Subject::ANY.0, destination.frontend);
+    let default_deny = destination.flags & destination_flag::DEFAULT_DENY != 0;
+    Decision::policy(rules.verdict(default_deny, DEFAULT_RULE))
+}
+
+#[inline(always)]
+fn merge(policy: &InForce, rules: &mut RuleSlots, subject: u32, frontend: u32) {
+    if let Some(found) = policy.get(&RULES, &RuleKey { subject, frontend }) {
+        rules.merge(&found);
+    }
+}
+
+/// Judges a call that leaves the mesh, by a caller with `egress = "deny"`.
+#[inline(always)]
+pub fn judge_egress(policy: &InForce, caller: &Caller, dialled: &SocketKey) -> Decision {
+    let mut rules = RuleSlots::default();
+    merge_egress(policy, &mut rules, caller.subject, dialled.port, dialled);
+    merge_egress(policy, &mut rules, caller.subject, 0, dialled);
+    let decision = Decision::policy(rules.verdict(true, 0));
+    if decision.allows() || decision.rule != 0 {
+        decision
+    } else {
+        Decision::denied(Reason::Egress)
+    }
+}
+
+#[inline(always)]
+fn merge_egress(
+    policy: &InForce,
+    rules: &mut RuleSlots,
+    subject: u32,
+    port: u16,
+    dialled: &SocketKey,
+) {
+    let key = Key::new(EgressKey::BITS, EgressKey::new(subject, port, dialled.address.0));
+    let Some(found) = EGRESS.get_value_ptr_mut(policy.slot, &key) else {
+        return;
+    };
+    // SAFETY: valid while the program runs (RCU); the agent does not write the slot in force.
+    let found = unsafe { *found };
+    rules.merge(&found);
+}
