@@ -33,7 +33,9 @@ impl Hierarchy {
         let mount = mount_point()?;
         let root = match root {
             None => mount.clone(),
-            Some(root) => root.canonicalize().map_err(|error| with_path(error, root))?,
+            Some(root) => root
+                .canonicalize()
+                .map_err(|error| with_path(error, root))?,
         };
         let limited = Self { mount, root };
         if !limited.root.starts_with(&limited.mount) {
@@ -72,7 +74,10 @@ impl Hierarchy {
             return "";
         }
         let start = self.mount.as_os_str().len();
-        self.root.to_str().and_then(|root| root.get(start..)).unwrap_or_default()
+        self.root
+            .to_str()
+            .and_then(|root| root.get(start..))
+            .unwrap_or_default()
     }
 
     /// The mesh's root cgroup and all below it. Cgroups that vanish meanwhile are left out.
@@ -89,8 +94,15 @@ impl Hierarchy {
                     open.push((entry.path(), format!("{path}/{name}")));
                 }
             }
-            let path = if path.is_empty() { "/".to_owned() } else { path };
-            found.push(Cgroup { id: metadata.ino(), path });
+            let path = if path.is_empty() {
+                "/".to_owned()
+            } else {
+                path
+            };
+            found.push(Cgroup {
+                id: metadata.ino(),
+                path,
+            });
         }
         found
     }
@@ -128,13 +140,29 @@ mod tests {
     #[test]
     fn only_whole_cgroup2_mounts_count() {
         for (line, expected) in [
-            ("30 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw", Some("/sys/fs/cgroup")),
-            ("30 24 0:27 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 none rw", Some("/sys/fs/cgroup/unified")),
-            ("30 24 0:27 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw", None),
-            ("30 24 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu", None),
+            (
+                "30 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+                Some("/sys/fs/cgroup"),
+            ),
+            (
+                "30 24 0:27 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 none rw",
+                Some("/sys/fs/cgroup/unified"),
+            ),
+            (
+                "30 24 0:27 /docker/x /sys/fs/cgroup rw - cgroup2 cgroup2 rw",
+                None,
+            ),
+            (
+                "30 24 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
+                None,
+            ),
             ("", None),
         ] {
-            assert_eq!(cgroup2_mount(line).as_deref(), expected.map(Path::new), "{line}");
+            assert_eq!(
+                cgroup2_mount(line).as_deref(),
+                expected.map(Path::new),
+                "{line}"
+            );
         }
     }
 }

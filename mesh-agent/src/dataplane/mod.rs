@@ -5,7 +5,9 @@
 
 mod cgroup;
 mod pins;
+mod policy_maps;
 mod programs;
+mod table;
 mod tracefs;
 
 use std::io;
@@ -13,6 +15,7 @@ use std::io;
 pub use cgroup::{Cgroup, Hierarchy};
 pub use pins::{Pins, PinsError};
 pub use programs::{Globals, HOOKS, attach, load};
+pub use table::Touched;
 
 /// Why the kernel side does not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +45,9 @@ pub enum DataplaneError {
     /// A link cannot be pinned.
     #[error("cannot pin: {0}")]
     Pin(#[from] aya::pin::PinError),
+    /// The object lacks a map.
+    #[error("the kernel object has no map {0}")]
+    NoMap(&'static str),
     /// A map refuses.
     #[error("a BPF map refuses: {0}")]
     Map(#[from] aya::maps::MapError),

@@ -44,14 +44,21 @@ impl Pins {
     ///
     /// Another agent has it, or it cannot be made.
     pub fn take(bpffs: &Path) -> Result<Self, PinsError> {
-        let failed = |error: io::Error| PinsError::Io { path: bpffs.to_owned(), error };
+        let failed = |error: io::Error| PinsError::Io {
+            path: bpffs.to_owned(),
+            error,
+        };
         mount_if_needed(bpffs).map_err(failed)?;
         let root = bpffs.join("mesh");
         let directory = root.join(ABI_VERSION.to_string());
         fs::create_dir_all(directory.join("maps")).map_err(failed)?;
         fs::create_dir_all(directory.join("links")).map_err(failed)?;
         let lock = lock(&root)?;
-        Ok(Self { root, directory, _lock: lock })
+        Ok(Self {
+            root,
+            directory,
+            _lock: lock,
+        })
     }
 
     /// Takes the pin directory if there is one.
@@ -66,7 +73,11 @@ impl Pins {
         }
         let lock = lock(&root)?;
         let directory = root.join(ABI_VERSION.to_string());
-        Ok(Some(Self { root, directory, _lock: lock }))
+        Ok(Some(Self {
+            root,
+            directory,
+            _lock: lock,
+        }))
     }
 
     /// Where the map `name` is pinned.
@@ -98,7 +109,10 @@ impl Pins {
 }
 
 fn lock(root: &Path) -> Result<File, PinsError> {
-    let failed = |error: io::Error| PinsError::Io { path: root.to_owned(), error };
+    let failed = |error: io::Error| PinsError::Io {
+        path: root.to_owned(),
+        error,
+    };
     let file = File::open(root).map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),

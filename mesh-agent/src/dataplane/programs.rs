@@ -15,10 +15,10 @@ use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use mesh_common::global;
 use mesh_sys::{AttachType, effective_programs, open_pin, replace_program};
 
-use super::{AttachError, DataplaneError};
 use super::cgroup::Hierarchy;
 use super::pins::Pins;
 use super::tracefs;
+use super::{AttachError, DataplaneError};
 
 /// A program and the hook it belongs on.
 #[derive(Debug)]
@@ -32,31 +32,98 @@ pub struct Hooked {
 }
 
 const fn cgroup(program: &'static str, hook: &'static str, attach_type: AttachType) -> Hooked {
-    Hooked { program, hook, attach_type: Some(attach_type) }
+    Hooked {
+        program,
+        hook,
+        attach_type: Some(attach_type),
+    }
 }
 
 /// All programs.
 pub const HOOKS: &[Hooked] = &[
-    cgroup("mesh_connect4", "connect4", AttachType::BPF_CGROUP_INET4_CONNECT),
-    cgroup("mesh_connect6", "connect6", AttachType::BPF_CGROUP_INET6_CONNECT),
-    cgroup("mesh_sendmsg4", "sendmsg4", AttachType::BPF_CGROUP_UDP4_SENDMSG),
-    cgroup("mesh_sendmsg6", "sendmsg6", AttachType::BPF_CGROUP_UDP6_SENDMSG),
-    cgroup("mesh_recvmsg4", "recvmsg4", AttachType::BPF_CGROUP_UDP4_RECVMSG),
-    cgroup("mesh_recvmsg6", "recvmsg6", AttachType::BPF_CGROUP_UDP6_RECVMSG),
-    cgroup("mesh_getpeername4", "getpeername4", AttachType::BPF_CGROUP_INET4_GETPEERNAME),
-    cgroup("mesh_getpeername6", "getpeername6", AttachType::BPF_CGROUP_INET6_GETPEERNAME),
-    cgroup("mesh_sock_create", "sock_create", AttachType::BPF_CGROUP_INET_SOCK_CREATE),
+    cgroup(
+        "mesh_connect4",
+        "connect4",
+        AttachType::BPF_CGROUP_INET4_CONNECT,
+    ),
+    cgroup(
+        "mesh_connect6",
+        "connect6",
+        AttachType::BPF_CGROUP_INET6_CONNECT,
+    ),
+    cgroup(
+        "mesh_sendmsg4",
+        "sendmsg4",
+        AttachType::BPF_CGROUP_UDP4_SENDMSG,
+    ),
+    cgroup(
+        "mesh_sendmsg6",
+        "sendmsg6",
+        AttachType::BPF_CGROUP_UDP6_SENDMSG,
+    ),
+    cgroup(
+        "mesh_recvmsg4",
+        "recvmsg4",
+        AttachType::BPF_CGROUP_UDP4_RECVMSG,
+    ),
+    cgroup(
+        "mesh_recvmsg6",
+        "recvmsg6",
+        AttachType::BPF_CGROUP_UDP6_RECVMSG,
+    ),
+    cgroup(
+        "mesh_getpeername4",
+        "getpeername4",
+        AttachType::BPF_CGROUP_INET4_GETPEERNAME,
+    ),
+    cgroup(
+        "mesh_getpeername6",
+        "getpeername6",
+        AttachType::BPF_CGROUP_INET6_GETPEERNAME,
+    ),
+    cgroup(
+        "mesh_sock_create",
+        "sock_create",
+        AttachType::BPF_CGROUP_INET_SOCK_CREATE,
+    ),
     cgroup("mesh_sock_ops", "sock_ops", AttachType::BPF_CGROUP_SOCK_OPS),
-    Hooked { program: "mesh_cgroup_mkdir", hook: "cgroup_mkdir", attach_type: None },
-    Hooked { program: "mesh_cgroup_rmdir", hook: "cgroup_rmdir", attach_type: None },
+    Hooked {
+        program: "mesh_cgroup_mkdir",
+        hook: "cgroup_mkdir",
+        attach_type: None,
+    },
+    Hooked {
+        program: "mesh_cgroup_rmdir",
+        hook: "cgroup_rmdir",
+        attach_type: None,
+    },
 ];
 
 /// Maps that are pinned: all but the compiler's own and the log ring.
 pub const MAPS: &[&str] = &[
-    "ACTIVE", "AFFINITY", "CGROUPS", "COUNTERS", "DECISIONS", "DESTINATIONS", "EGRESS",
-    "ENDPOINTS", "FLOWS", "HEADERS", "LOCAL_ADDRESSES", "RECORDS", "RULES", "SCHEDULE",
-    "SELECTORS", "SHARED_SPLIT_COUNTERS", "SOCKETS", "SPLITS", "SPLIT_COUNTERS", "SUBJECTS",
-    "UDP_SOCKETS", "UIDS", "WALK",
+    "ACTIVE",
+    "AFFINITY",
+    "CGROUPS",
+    "COUNTERS",
+    "DECISIONS",
+    "DESTINATIONS",
+    "EGRESS",
+    "ENDPOINTS",
+    "FLOWS",
+    "HEADERS",
+    "LOCAL_ADDRESSES",
+    "RECORDS",
+    "RULES",
+    "SCHEDULE",
+    "SELECTORS",
+    "SHARED_SPLIT_COUNTERS",
+    "SOCKETS",
+    "SPLITS",
+    "SPLIT_COUNTERS",
+    "SUBJECTS",
+    "UDP_SOCKETS",
+    "UIDS",
+    "WALK",
 ];
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
@@ -89,8 +156,10 @@ pub fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneError> {
     }
     let mut ebpf = loader.load(OBJECT)?;
     for hooked in HOOKS {
-        load_program(&mut ebpf, hooked.program)
-            .map_err(|error| DataplaneError::Load { program: hooked.program, error })?;
+        load_program(&mut ebpf, hooked.program).map_err(|error| DataplaneError::Load {
+            program: hooked.program,
+            error,
+        })?;
     }
     Ok(ebpf)
 }
@@ -136,17 +205,28 @@ fn attach_cgroup(
     hooked: &Hooked,
     attach_type: AttachType,
 ) -> Result<(), DataplaneError> {
-    let failed = |error: AttachError| DataplaneError::Attach { hook: hooked.hook, error };
+    let failed = |error: AttachError| DataplaneError::Attach {
+        hook: hooked.hook,
+        error,
+    };
     let pin = pins.link(hooked.program);
-    let program = ebpf.program_mut(hooked.program).ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
+    let program = ebpf
+        .program_mut(hooked.program)
+        .ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
     if let Ok(link) = open_pin(&pin) {
         let id = program.info().map_err(|error| failed(error.into()))?.id();
-        replace_program(link.as_fd(), program.fd().map_err(|error| failed(error.into()))?.as_fd())?;
+        replace_program(
+            link.as_fd(),
+            program.fd().map_err(|error| failed(error.into()))?.as_fd(),
+        )?;
         if effective_programs(directory.as_fd(), attach_type)?.contains(&id) {
             return Ok(());
         }
         // A link of a cgroup that is gone (or another one) enforces nothing here.
-        tracing::warn!(hook = hooked.hook, "the pinned link acts elsewhere; attaching anew");
+        tracing::warn!(
+            hook = hooked.hook,
+            "the pinned link acts elsewhere; attaching anew"
+        );
         fs::remove_file(&pin)?;
     }
     let link = match program {
@@ -176,13 +256,21 @@ fn attach_sock_ops(program: &mut SockOps, directory: &File) -> Result<FdLink, At
 /// Attaches a tracepoint program beside the one that may be there, then removes that: their
 /// links cannot be updated, and seeing a cgroup twice does no harm.
 fn attach_tracepoint(ebpf: &mut Ebpf, pins: &Pins, hooked: &Hooked) -> Result<(), DataplaneError> {
-    let failed = |error: AttachError| DataplaneError::Attach { hook: hooked.hook, error };
-    let program = ebpf.program_mut(hooked.program).ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
+    let failed = |error: AttachError| DataplaneError::Attach {
+        hook: hooked.hook,
+        error,
+    };
+    let program = ebpf
+        .program_mut(hooked.program)
+        .ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
     let Program::TracePoint(program) = program else {
         return Err(failed(ProgramError::NotLoaded.into()));
     };
     let link = tracefs::with_tracefs(|| new_tracepoint(program, hooked.hook)).map_err(failed)?;
-    let (pin, next) = (pins.link(hooked.program), pins.link(&format!("next_{}", hooked.program)));
+    let (pin, next) = (
+        pins.link(hooked.program),
+        pins.link(&format!("next_{}", hooked.program)),
+    );
     if next.exists() {
         fs::remove_file(&next)?;
     }

@@ -1,1 +1,190 @@
-//! (being written)
+//! The policy as sorted map entries. Pure: no file descriptor, no clock, no I/O.
+//!
+//! Comes in: the model and the id table. Goes out: what every policy map has to hold. A
+//! wildcard costs one entry for each name it covers on the called side and one in all on the
+//! calling side, never one for each pair.
+
+mod destinations;
+mod egress;
+mod rules;
+mod selectors;
+mod splits;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mesh_common::{
+    Address, Destination, EgressKey, EndpointEntry, RuleKey, RuleSlots, ScheduleSlot, Selector,
+    SocketKey, Split, SplitKey, Subject, SubjectInfo, header_flag, subject_flag,
+};
+
+use super::ids::Ids;
+use super::model::{Egress, Policy, Port, Service, ServiceName, Source, Workload};
+
+/// What the policy maps hold, each sorted by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// What an address and port mean.
+    pub destinations: Vec<(SocketKey, Destination)>,
+    /// Rules by caller and frontend.
+    pub rules: Vec<(RuleKey, RuleSlots)>,
+    /// Namespaces and flags of calling services.
+    pub subjects: Vec<(u32, SubjectInfo)>,
+    /// Services selected by uid.
+    pub uids: Vec<(u32, u32)>,
+    /// Splits by caller and frontend.
+    pub splits: Vec<(SplitKey, Split)>,
+    /// Tables of the splits.
+    pub schedule: Vec<ScheduleSlot>,
+    /// Endpoints the tables point at.
+    pub endpoints: Vec<EndpointEntry>,
+    /// Addresses outside the mesh, by prefix length in bits and key.
+    pub egress: Vec<((u32, EgressKey), RuleSlots)>,
+    /// Which cgroups are which service.
+    pub selectors: Vec<Selector>,
+    /// [`header_flag`] bits.
+    pub header_flags: u32,
+}
+
+impl Entries {
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.destinations.len()
+            + self.rules.len()
+            + self.subjects.len()
+            + self.uids.len()
+            + self.splits.len()
+            + self.schedule.len()
+            + self.endpoints.len()
+            + self.egress.len()
+            + self.selectors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Compiles `policy`, giving out ids for names that have none.
+pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
+    let frontends = frontends(policy, ids);
+    let splits = splits::tables(policy, &frontends, ids);
+    Entries {
+        destinations: destinations::entries(policy, &frontends, ids),
+        rules: rules::entries(policy, &frontends, ids),
+        subjects: subjects(policy, ids),
+        uids: uids(policy, ids),
+        splits: splits.splits,
+        schedule: splits.schedule,
+        endpoints: splits.endpoints,
+        egress: egress::entries(policy, ids),
+        selectors: selectors::entries(policy, ids),
+        header_flags: header_flags(policy),
+    }
+}
+
+/// Ids of services' ports, by service and index of the port.
+type Frontends<'p> = BTreeMap<(&'p ServiceName, usize), u32>;
+
+fn frontends<'p>(policy: &'p Policy, ids: &mut Ids) -> Frontends<'p> {
+    let mut frontends = Frontends::new();
+    for service in policy.services.values() {
+        for (index, port) in service.ports.iter().enumerate() {
+            let id = ids.frontends.id(&frontend_name(service, port));
+            frontends.insert((&service.name, index), id);
+        }
+    }
+    frontends
+}
+
+/// The name a port of a service has in the id table.
+pub fn frontend_name(service: &Service, port: &Port) -> String {
+    let protocol = if port.protocol.ip_protocol() == mesh_common::IPPROTO_UDP {
+        "udp"
+    } else {
+        "tcp"
+    };
+    format!("{}:{}/{protocol}", service.name, port.listen)
+}
+
+/// The name a namespace has in the id table.
+pub fn namespace_name(namespace: &str) -> String {
+    format!("{namespace}/*")
+}
+
+/// The id of a local caller; `None` for callers on other hosts.
+fn subject(source: &Source, ids: &mut Ids) -> Option<u32> {
+    match source {
+        Source::Service(name) => Some(ids.subjects.id(&name.to_string())),
+        Source::Namespace(namespace) => Some(ids.subjects.id(&namespace_name(namespace))),
+        Source::Any => Some(Subject::ANY.0),
+        Source::Host => Some(Subject::HOST.0),
+        Source::Cidr(_) | Source::Node(_) => None,
+    }
+}
+
+/// An address as the kernel side writes it.
+pub fn address(address: IpAddr) -> Address {
+    match address {
+        IpAddr::V4(v4) => Address::from_v4(v4.octets()),
+        IpAddr::V6(v6) => Address(v6.octets()),
+    }
+}
+
+fn subjects(policy: &Policy, ids: &mut Ids) -> Vec<(u32, SubjectInfo)> {
+    let mut subjects: Vec<_> = policy
+        .services
+        .values()
+        .map(|service| {
+            let namespace = ids.subjects.id(&namespace_name(&service.name.namespace));
+            let flags = match service.egress {
+                Egress::Allow => 0,
+                Egress::Deny => subject_flag::EGRESS_DENY,
+            };
+            (
+                ids.subjects.id(&service.name.to_string()),
+                SubjectInfo { namespace, flags },
+            )
+        })
+        .collect();
+    subjects.sort_unstable_by_key(|(subject, _)| *subject);
+    subjects
+}
+
+fn uids(policy: &Policy, ids: &mut Ids) -> Vec<(u32, u32)> {
+    let mut uids: Vec<_> = policy
+        .services
+        .values()
+        .filter_map(|service| match service.workload {
+            Some(Workload::Uid(uid)) => Some((uid, ids.subjects.id(&service.name.to_string()))),
+            _ => None,
+        })
+        .collect();
+    uids.sort_unstable();
+    uids
+}
+
+fn header_flags(policy: &Policy) -> u32 {
+    let any = |test: fn(&Service) -> bool, flag| {
+        if policy.services.values().any(test) {
+            flag
+        } else {
+            0
+        }
+    };
+    any(
+        |service| matches!(service.workload, Some(Workload::Uid(_))),
+        header_flag::UID_SELECTORS,
+    ) | any(
+        |service| service.egress == Egress::Deny,
+        header_flag::EGRESS_DENY,
+    ) | if selectors::may_nest(policy) {
+        header_flag::NESTED_SELECTORS
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;

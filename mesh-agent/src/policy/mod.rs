@@ -3,6 +3,8 @@
 pub mod compile;
 pub mod diagnostic;
 pub mod eval;
+pub mod ids;
 pub mod model;
 pub mod parse;
+pub mod schedule;
 pub mod source;

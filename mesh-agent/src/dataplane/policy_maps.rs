@@ -1,0 +1,188 @@
+//! The policy in the kernel: written into the slot that is not in force, then put in force by
+//! one store.
+
+use std::collections::HashMap as StdHashMap;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use mesh_common::{
+    Active, CgroupIdentity, Destination, EgressKey, EndpointEntry, PolicyHeader, RuleKey,
+    RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, Split, SplitKey, Subject, SubjectInfo,
+};
+
+use super::DataplaneError;
+use super::cgroup::{Cgroup, Hierarchy};
+use super::table::{Table, Touched};
+use crate::policy::compile::Entries;
+
+/// `BPF_NOEXIST`: insert only.
+const NO_EXIST: u64 = 1;
+
+/// The maps of the policy, and of the cgroups it attributes.
+pub(super) struct PolicyMaps {
+    active: Array<MapData, Active>,
+    headers: Array<MapData, PolicyHeader>,
+    destinations: Table<HashMap<MapData, SocketKey, Destination>>,
+    rules: Table<HashMap<MapData, RuleKey, RuleSlots>>,
+    subjects: Table<HashMap<MapData, u32, SubjectInfo>>,
+    uids: Table<HashMap<MapData, u32, u32>>,
+    splits: Table<HashMap<MapData, SplitKey, Split>>,
+    schedule: Table<Array<MapData, ScheduleSlot>>,
+    endpoints: Table<Array<MapData, EndpointEntry>>,
+    egress: Table<LpmTrie<MapData, EgressKey, RuleSlots>>,
+    selectors: Table<Array<MapData, Selector>>,
+    cgroups: HashMap<MapData, u64, CgroupIdentity>,
+    hierarchy: Hierarchy,
+}
+
+/// Takes the map `name` out of the loaded object.
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, DataplaneError> {
+    ebpf.take_map(name).ok_or(DataplaneError::NoMap(name))
+}
+
+impl PolicyMaps {
+    pub(super) fn new(ebpf: &mut Ebpf, hierarchy: Hierarchy) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            active: take(ebpf, "ACTIVE")?.try_into()?,
+            headers: take(ebpf, "HEADERS")?.try_into()?,
+            destinations: Table::new(take(ebpf, "DESTINATIONS")?)?,
+            rules: Table::new(take(ebpf, "RULES")?)?,
+            subjects: Table::new(take(ebpf, "SUBJECTS")?)?,
+            uids: Table::new(take(ebpf, "UIDS")?)?,
+            splits: Table::new(take(ebpf, "SPLITS")?)?,
+            schedule: Table::new(take(ebpf, "SCHEDULE")?)?,
+            endpoints: Table::new(take(ebpf, "ENDPOINTS")?)?,
+            egress: Table::new(take(ebpf, "EGRESS")?)?,
+            selectors: Table::new(take(ebpf, "SELECTORS")?)?,
+            cgroups: take(ebpf, "CGROUPS")?.try_into()?,
+            hierarchy,
+        })
+    }
+
+    /// The slot in force; `None` before the first policy.
+    pub(super) fn active_slot(&self) -> Result<Option<u32>, MapError> {
+        Ok(self.active.get(&0, 0)?.slot_plus_one.checked_sub(1))
+    }
+
+    /// Summary of the policy in force.
+    pub(super) fn header(&self) -> Result<Option<PolicyHeader>, MapError> {
+        self.active_slot()?
+            .map(|slot| self.headers.get(&slot, 0))
+            .transpose()
+    }
+
+    /// Puts `entries` in force as `revision`. On an error the policy in force stays.
+    pub(super) fn apply(
+        &mut self,
+        entries: &Entries,
+        revision: u64,
+        id_epoch: u64,
+    ) -> Result<Touched, MapError> {
+        let slot = self.active_slot()?.map_or(0, |slot| (slot + 1) % SLOTS);
+        let same_selectors = self.selectors.entries(slot) == Some(entries.selectors.as_slice());
+        let touched = self.write(slot, entries)?;
+        let header = PolicyHeader {
+            revision,
+            selectors: entries.selectors.len() as u32,
+            flags: entries.header_flags,
+            id_epoch,
+        };
+        self.headers.set(slot, header, 0)?;
+        if !same_selectors {
+            // Whoever created a cgroup before this has matched it against the old selectors,
+            // and it is there to be walked over; whoever does so after it uses the new ones.
+            self.selectors.quiesce(slot)?;
+            self.attribute_all(slot, &entries.selectors)?;
+        }
+        self.active.set(
+            0,
+            Active {
+                slot_plus_one: slot + 1,
+            },
+            0,
+        )?;
+        Ok(touched)
+    }
+
+    /// Waits until nobody reads the slot that was in force before the last [`Self::apply`].
+    pub(super) fn quiesce(&mut self) -> Result<(), MapError> {
+        match self.active_slot()? {
+            Some(slot) => self.destinations.quiesce(slot),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&mut self, slot: u32, entries: &Entries) -> Result<Touched, MapError> {
+        let mut touched = self.destinations.write(slot, &entries.destinations)?;
+        touched += self.rules.write(slot, &entries.rules)?;
+        touched += self.subjects.write(slot, &entries.subjects)?;
+        touched += self.uids.write(slot, &entries.uids)?;
+        touched += self.splits.write(slot, &entries.splits)?;
+        touched += self.schedule.write(slot, &entries.schedule)?;
+        touched += self.endpoints.write(slot, &entries.endpoints)?;
+        touched += self.egress.write(slot, &entries.egress)?;
+        touched += self.selectors.write(slot, &entries.selectors)?;
+        Ok(touched)
+    }
+
+    /// Attributes every cgroup that exists under the selectors of `slot`.
+    fn attribute_all(&mut self, slot: u32, selectors: &[Selector]) -> Result<(), MapError> {
+        let root = self.hierarchy.prefix().len();
+        for cgroup in self.hierarchy.walk() {
+            let mut identity = self.cgroups.get(&cgroup.id, 0).unwrap_or_default();
+            let subject = attribute(&cgroup, selectors, root).0;
+            let place = &mut identity.subject[slot as usize];
+            if std::mem::replace(place, subject) != subject {
+                self.cgroups.insert(cgroup.id, identity, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers cgroups that were not seen to be created and forgets those that are gone.
+    /// Returns how many there are.
+    pub(super) fn reconcile_cgroups(&mut self) -> Result<usize, MapError> {
+        let root = self.hierarchy.prefix().len();
+        let mut known: StdHashMap<u64, ()> =
+            self.cgroups.keys().flatten().map(|id| (id, ())).collect();
+        let existing = self.hierarchy.walk();
+        for cgroup in &existing {
+            if known.remove(&cgroup.id).is_none() {
+                let subject = [0, 1].map(|slot| {
+                    let selectors = self.selectors.entries(slot);
+                    selectors.map_or(0, |selectors| attribute(cgroup, selectors, root).0)
+                });
+                self.cgroups
+                    .insert(cgroup.id, CgroupIdentity { subject }, 0)?;
+            }
+        }
+        // Those created since the walk began are in the map and not in the walk: only what no
+        // longer exists may be forgotten.
+        let still: StdHashMap<u64, ()> = self
+            .hierarchy
+            .walk()
+            .into_iter()
+            .map(|cgroup| (cgroup.id, ()))
+            .collect();
+        for id in known.keys().filter(|id| !still.contains_key(id)) {
+            // It may have been removed meanwhile.
+            let _ = self.cgroups.remove(id);
+        }
+        Ok(existing.len())
+    }
+}
+
+/// The subject of a cgroup: of the selectors that match, the deepest, and of those the first.
+fn attribute(cgroup: &Cgroup, selectors: &[Selector], root: usize) -> Subject {
+    let path = cgroup.path.as_bytes();
+    let mut best = (0, Subject::HOST);
+    for selector in selectors {
+        if let Some(depth) = selector.matches(path, root)
+            && depth > best.0
+        {
+            best = (depth, Subject(selector.subject));
+        }
+    }
+    best.1
+}

@@ -1,0 +1,283 @@
+//! One policy map: an inner map for each slot, written as a difference, grown when it is full.
+
+use std::cmp::Ordering;
+use std::ops::AddAssign;
+
+use aya::Pod;
+use aya::maps::lpm_trie::{self, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError};
+use mesh_common::{EgressKey, RuleSlots, SLOTS};
+
+use super::DataplaneError;
+
+/// `BPF_F_NO_PREALLOC`: memory for entries that are there, not for those that could be.
+const NO_PREALLOC: u32 = 1;
+/// `BPF_F_INNER_MAP`: arrays of different lengths may take each other's place.
+const INNER_MAP: u32 = 1 << 12;
+/// Least capacity of an inner map, entries.
+const LEAST_CAPACITY: usize = 16;
+
+/// How many entries a change touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Inserted or replaced.
+    pub written: usize,
+    /// Deleted.
+    pub deleted: usize,
+}
+
+impl AddAssign for Touched {
+    fn add_assign(&mut self, other: Self) {
+        self.written += other.written;
+        self.deleted += other.deleted;
+    }
+}
+
+/// A kind of inner map.
+pub(super) trait Inner: InnerMap + Sized {
+    /// What one entry is, with its key.
+    type Entry: Clone + PartialEq;
+
+    fn create(capacity: u32) -> Result<Self, MapError>;
+
+    fn write(&mut self, index: usize, entry: &Self::Entry) -> Result<(), MapError>;
+
+    /// Makes the map hold `new` where it holds `old`, both sorted.
+    fn change(&mut self, old: &[Self::Entry], new: &[Self::Entry]) -> Result<Touched, MapError>;
+}
+
+/// Walks two sorted lists; `write` gets what is new or different, `delete` what is gone.
+fn difference<E: PartialEq>(
+    old: &[E],
+    new: &[E],
+    order: impl Fn(&E, &E) -> Ordering,
+    mut change: impl FnMut(&E, bool) -> Result<(), MapError>,
+) -> Result<Touched, MapError> {
+    let mut touched = Touched::default();
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    loop {
+        let next = match (old.peek(), new.peek()) {
+            (None, None) => return Ok(touched),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(was), Some(is)) => order(was, is),
+        };
+        let gone = if next.is_le() { old.next() } else { None };
+        let comes = if next.is_ge() { new.next() } else { None };
+        match (gone, comes) {
+            (Some(was), None) => {
+                change(was, false)?;
+                touched.deleted += 1;
+            }
+            (was, Some(is)) if was != Some(is) => {
+                change(is, true)?;
+                touched.written += 1;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl<K: Pod + Ord, V: Pod + PartialEq> Inner for HashMap<MapData, K, V> {
+    type Entry = (K, V);
+
+    fn create(capacity: u32) -> Result<Self, MapError> {
+        Self::create(capacity, NO_PREALLOC)
+    }
+
+    fn write(&mut self, _index: usize, (key, value): &(K, V)) -> Result<(), MapError> {
+        self.insert(key, value, 0)
+    }
+
+    fn change(&mut self, old: &[(K, V)], new: &[(K, V)]) -> Result<Touched, MapError> {
+        difference(
+            old,
+            new,
+            |a, b| a.0.cmp(&b.0),
+            |(key, value), write| {
+                if write {
+                    self.insert(key, value, 0)
+                } else {
+                    self.remove(key)
+                }
+            },
+        )
+    }
+}
+
+impl<V: Pod + PartialEq> Inner for Array<MapData, V> {
+    type Entry = V;
+
+    fn create(capacity: u32) -> Result<Self, MapError> {
+        Self::create(capacity, INNER_MAP)
+    }
+
+    fn write(&mut self, index: usize, entry: &V) -> Result<(), MapError> {
+        self.set(index as u32, entry, 0)
+    }
+
+    /// What is past the end stays: nothing points there.
+    fn change(&mut self, old: &[V], new: &[V]) -> Result<Touched, MapError> {
+        let mut touched = Touched::default();
+        for (index, entry) in new.iter().enumerate() {
+            if old.get(index) != Some(entry) {
+                self.write(index, entry)?;
+                touched.written += 1;
+            }
+        }
+        Ok(touched)
+    }
+}
+
+/// Prefix length in bits, key and value of a trie.
+type Prefix = ((u32, EgressKey), RuleSlots);
+
+impl Inner for LpmTrie<MapData, EgressKey, RuleSlots> {
+    type Entry = Prefix;
+
+    fn create(capacity: u32) -> Result<Self, MapError> {
+        Self::create(capacity, NO_PREALLOC)
+    }
+
+    fn write(&mut self, _index: usize, ((bits, key), value): &Prefix) -> Result<(), MapError> {
+        self.insert(&lpm_trie::Key::new(*bits, *key), value, 0)
+    }
+
+    fn change(&mut self, old: &[Prefix], new: &[Prefix]) -> Result<Touched, MapError> {
+        difference(
+            old,
+            new,
+            |a, b| a.0.cmp(&b.0),
+            |((bits, key), value), write| {
+                let key = lpm_trie::Key::new(*bits, *key);
+                if write {
+                    self.insert(&key, value, 0)
+                } else {
+                    self.remove(&key)
+                }
+            },
+        )
+    }
+}
+
+/// The copy of a policy map in one slot.
+struct Copy<M: Inner> {
+    map: M,
+    capacity: usize,
+    entries: Vec<M::Entry>,
+}
+
+/// A policy map.
+pub(super) struct Table<M: Inner> {
+    outer: ArrayOfMaps<MapData, M>,
+    /// What the slots hold; `None` for what an earlier agent wrote there.
+    copies: [Option<Copy<M>>; SLOTS as usize],
+}
+
+impl<M: Inner> Table<M> {
+    pub(super) fn new(map: Map) -> Result<Self, DataplaneError>
+    where
+        ArrayOfMaps<MapData, M>: TryFrom<Map, Error = MapError>,
+    {
+        Ok(Self {
+            outer: ArrayOfMaps::try_from(map)?,
+            copies: [None, None],
+        })
+    }
+
+    /// Makes the copy in `slot`, which is not in force, hold `new`.
+    pub(super) fn write(&mut self, slot: u32, new: &[M::Entry]) -> Result<Touched, MapError> {
+        let place = &mut self.copies[slot as usize];
+        if let Some(copy) = place.as_mut().filter(|copy| copy.capacity >= new.len()) {
+            // Forgotten while it changes: an error on the way leaves a copy nobody knows.
+            let old = std::mem::take(&mut copy.entries);
+            let touched = copy.map.change(&old, new);
+            match touched {
+                Ok(_) => copy.entries = new.to_vec(),
+                Err(_) => *place = None,
+            }
+            return touched;
+        }
+        let capacity = (new.len() + new.len() / 4)
+            .max(LEAST_CAPACITY)
+            .next_power_of_two();
+        let mut map = M::create(capacity as u32)?;
+        for (index, entry) in new.iter().enumerate() {
+            map.write(index, entry)?;
+        }
+        self.outer.set(slot, &map, 0)?;
+        *place = Some(Copy {
+            map,
+            capacity,
+            entries: new.to_vec(),
+        });
+        Ok(Touched {
+            written: new.len(),
+            deleted: 0,
+        })
+    }
+
+    /// Waits until no program runs that read `slot` before: an update of a map of maps returns
+    /// only then (`maybe_wait_bpf_programs` in kernel/bpf/syscall.c).
+    pub(super) fn quiesce(&mut self, slot: u32) -> Result<(), MapError> {
+        match &self.copies[slot as usize] {
+            Some(copy) => self.outer.set(slot, &copy.map, 0),
+            None => Ok(()),
+        }
+    }
+
+    /// What `slot` holds, if this agent wrote it.
+    pub(super) fn entries(&self, slot: u32) -> Option<&[M::Entry]> {
+        self.copies[slot as usize]
+            .as_ref()
+            .map(|copy| copy.entries.as_slice())
+    }
+
+    /// Entries and capacity of the copy in `slot`.
+    pub(super) fn usage(&self, slot: u32) -> Option<(usize, usize)> {
+        self.copies[slot as usize]
+            .as_ref()
+            .map(|copy| (copy.entries.len(), copy.capacity))
+    }
+
+    /// The inner maps this agent made.
+    pub(super) fn maps(&self) -> impl Iterator<Item = &M> {
+        self.copies.iter().flatten().map(|copy| &copy.map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_differs_is_touched() {
+        let old = [(1, 'a'), (2, 'b'), (4, 'd')];
+        let new = [(1, 'a'), (2, 'x'), (3, 'c'), (5, 'e')];
+        let mut changes = Vec::new();
+        let touched = difference(
+            &old,
+            &new,
+            |a, b| a.0.cmp(&b.0),
+            |entry, write| {
+                changes.push((*entry, write));
+                Ok(())
+            },
+        )
+        .expect("no errors");
+        assert_eq!(
+            touched,
+            Touched {
+                written: 3,
+                deleted: 1
+            }
+        );
+        let expected = [
+            ((2, 'x'), true),
+            ((3, 'c'), true),
+            ((4, 'd'), false),
+            ((5, 'e'), true),
+        ];
+        assert_eq!(changes, expected);
+    }
+}

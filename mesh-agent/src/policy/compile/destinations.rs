@@ -1,0 +1,180 @@
+//! What every address of the mesh means.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_common::{Address, Destination, SocketKey, destination_flag};
+
+use super::rules::covered;
+use super::{Frontends, Ids, address};
+use crate::policy::model::{
+    Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Service, ServiceName,
+};
+
+/// Entries for VIPs, for endpoints dialled around their VIP, and for the ports of local
+/// endpoints at any other address of this host.
+pub(super) fn entries(
+    policy: &Policy,
+    frontends: &Frontends<'_>,
+    ids: &mut Ids,
+) -> Vec<(SocketKey, Destination)> {
+    let marks = Marks::new(policy, frontends);
+    let mut found = BTreeMap::new();
+    for service in policy.services.values() {
+        let subject = ids.subjects.id(&service.name.to_string());
+        for (index, port) in service.ports.iter().enumerate() {
+            let frontend = frontends[&(&service.name, index)];
+            let destination = Destination {
+                service: subject,
+                frontend,
+                version: 0,
+                flags: marks.flags(service, frontend),
+                affinity_seconds: affinity_seconds(service),
+                _pad: 0,
+            };
+            add_vip(&mut found, service, port, &destination);
+            for endpoint in service
+                .endpoints
+                .iter()
+                .filter(|endpoint| endpoint.port == index)
+            {
+                let version = ids.versions.id(&endpoint.version);
+                let destination = Destination {
+                    version,
+                    affinity_seconds: 0,
+                    ..destination
+                };
+                add_endpoint(&mut found, endpoint, port, destination);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn affinity_seconds(service: &Service) -> u32 {
+    service.affinity.map_or(0, |timeout| {
+        u32::try_from(timeout.as_secs().max(1)).unwrap_or(u32::MAX)
+    })
+}
+
+/// What is looked up for every port, found once.
+struct Marks<'p> {
+    default_deny: bool,
+    /// Frontends that an enforced `[[deny]]` names.
+    denied: BTreeSet<u32>,
+    /// Services with splits for particular callers.
+    caller_splits: BTreeSet<&'p ServiceName>,
+}
+
+impl<'p> Marks<'p> {
+    fn new(policy: &'p Policy, frontends: &Frontends<'_>) -> Self {
+        let denies = policy
+            .rules
+            .iter()
+            .filter(|rule| rule.action == Action::Deny && rule.mode == Mode::Enforce);
+        let callers = policy.splits.iter().filter(|split| !split.from.is_empty());
+        Self {
+            default_deny: policy.default == DefaultAction::Deny,
+            denied: denies
+                .flat_map(|rule| covered(policy, rule, frontends))
+                .collect(),
+            caller_splits: callers.map(|split| &split.service).collect(),
+        }
+    }
+
+    /// Flags that a frontend and its endpoints share.
+    fn flags(&self, service: &Service, frontend: u32) -> u32 {
+        let mut flags = 0;
+        if self.default_deny {
+            flags |= destination_flag::DEFAULT_DENY;
+        }
+        if self.default_deny || self.denied.contains(&frontend) {
+            flags |= destination_flag::PROTECTED;
+        }
+        if self.caller_splits.contains(&service.name) {
+            flags |= destination_flag::CALLER_SPLITS;
+        }
+        flags
+    }
+}
+
+fn add_vip(
+    found: &mut BTreeMap<SocketKey, Destination>,
+    service: &Service,
+    port: &Port,
+    destination: &Destination,
+) {
+    let Some(vip) = service.vip.map(address) else {
+        return;
+    };
+    let key = SocketKey::new(vip, port.listen, port.protocol.ip_protocol());
+    let flags = destination.flags | destination_flag::FRONTEND;
+    found.insert(
+        key,
+        Destination {
+            flags,
+            ..*destination
+        },
+    );
+    let flags = destination_flag::VIP_ADDRESS | destination_flag::PROTECTED;
+    let whole = Destination {
+        frontend: 0,
+        flags,
+        affinity_seconds: 0,
+        ..*destination
+    };
+    found.insert(SocketKey::new(vip, 0, 0), whole);
+}
+
+fn add_endpoint(
+    found: &mut BTreeMap<SocketKey, Destination>,
+    endpoint: &Endpoint,
+    port: &Port,
+    mut destination: Destination,
+) {
+    destination.flags |= destination_flag::ENDPOINT;
+    let ip = endpoint.address.ip();
+    let protocol = port.protocol.ip_protocol();
+    let key = SocketKey::new(address(ip), endpoint.address.port(), protocol);
+    match endpoint.location {
+        // The other host's loopback is not ours.
+        Location::Node(_) if ip.is_loopback() => {}
+        Location::Node(_) => {
+            destination.flags |= destination_flag::REMOTE;
+            found.insert(key, destination);
+        }
+        Location::External => {
+            found.insert(key, destination);
+        }
+        Location::Local => {
+            found.insert(key, destination);
+            add_local_port(
+                found,
+                SocketKey {
+                    address: Address::LOCAL,
+                    ..key
+                },
+                destination,
+            );
+        }
+    }
+}
+
+/// A local endpoint's port at any other address of this host. Two services on one port (at
+/// different addresses) leave open which of them is meant.
+fn add_local_port(
+    found: &mut BTreeMap<SocketKey, Destination>,
+    key: SocketKey,
+    destination: Destination,
+) {
+    match found.entry(key) {
+        Entry::Vacant(entry) => {
+            entry.insert(destination);
+        }
+        Entry::Occupied(mut entry) if entry.get().frontend != destination.frontend => {
+            let shared = destination.flags & destination_flag::PROTECTED;
+            entry.get_mut().flags |= destination_flag::AMBIGUOUS | shared;
+        }
+        Entry::Occupied(_) => {}
+    }
+}

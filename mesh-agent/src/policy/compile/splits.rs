@@ -1,0 +1,181 @@
+//! Tables that the choice of an endpoint walks.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher as _;
+use std::sync::Arc;
+
+use mesh_common::{EndpointEntry, ScheduleSlot, Split, SplitKey, endpoint_flag};
+
+use super::{Frontends, Ids, address, subject};
+use crate::policy::model::{Endpoint, Location, Policy, Service, Split as Weights};
+use crate::policy::schedule::spread;
+
+/// The tables of all frontends.
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) splits: Vec<(SplitKey, Split)>,
+    pub(super) schedule: Vec<ScheduleSlot>,
+    pub(super) endpoints: Vec<EndpointEntry>,
+}
+
+pub(super) fn tables(policy: &Policy, frontends: &Frontends<'_>, ids: &mut Ids) -> Tables {
+    let mut by_service: BTreeMap<_, Vec<&Weights>> = BTreeMap::new();
+    for split in &policy.splits {
+        by_service.entry(&split.service).or_default().push(split);
+    }
+    let mut tables = Tables::default();
+    for ((name, port), frontend) in frontends {
+        let service = &policy.services[*name];
+        let splits = by_service.get(name).map(Vec::as_slice).unwrap_or_default();
+        tables.add_frontend(service, *port, *frontend, splits, ids);
+    }
+    tables.splits.sort_unstable_by_key(|(key, _)| *key);
+    tables
+}
+
+impl Tables {
+    fn add_frontend(
+        &mut self,
+        service: &Service,
+        port: usize,
+        frontend: u32,
+        splits: &[&Weights],
+        ids: &mut Ids,
+    ) {
+        let endpoints: Vec<&Endpoint> = service
+            .endpoints
+            .iter()
+            .filter(|endpoint| endpoint.port == port)
+            .collect();
+        let first = self.endpoints.len() as u32;
+        self.endpoints
+            .extend(endpoints.iter().map(|endpoint| entry(endpoint, ids)));
+        let common = splits.iter().find(|split| split.from.is_empty());
+        let sets = match common {
+            Some(split) => by_version(&endpoints, split),
+            None => vec![(1, (0..endpoints.len()).collect())],
+        };
+        let table = self.add_table(&endpoints, first, &sets);
+        self.splits.push((
+            SplitKey {
+                subject: 0,
+                frontend,
+            },
+            table,
+        ));
+        for split in splits.iter().filter(|split| !split.from.is_empty()) {
+            let table = self.add_table(&endpoints, first, &by_version(&endpoints, split));
+            for source in &split.from {
+                if let Some(subject) = subject(source, ids) {
+                    self.splits.push((SplitKey { subject, frontend }, table));
+                }
+            }
+        }
+    }
+
+    /// Adds the table of weighted sets of endpoints; `first` is the index of the first of them.
+    fn add_table(
+        &mut self,
+        endpoints: &[&Endpoint],
+        first: u32,
+        sets: &[(u32, Vec<usize>)],
+    ) -> Split {
+        let weight_of = |set: &Vec<usize>, weight: u32| if set.is_empty() { 0 } else { weight };
+        let weights: Vec<u32> = sets
+            .iter()
+            .map(|(weight, set)| weight_of(set, *weight))
+            .collect();
+        let order = spread(&weights);
+        let start = self.schedule.len();
+        let headers = self.add_sets(endpoints, first, sets, &order);
+        let offset = self.schedule.len() as u32;
+        let mut ranks = vec![0u32; sets.len()];
+        for set in &order {
+            self.schedule.push(ScheduleSlot {
+                a: headers[*set],
+                b: ranks[*set],
+            });
+            ranks[*set] += 1;
+        }
+        let digest = self.digest(start, first, endpoints.len());
+        Split {
+            offset,
+            period: order.len() as u32,
+            digest,
+            _pad: 0,
+        }
+    }
+
+    /// Adds each set's header and members; returns where the headers are.
+    fn add_sets(
+        &mut self,
+        endpoints: &[&Endpoint],
+        first: u32,
+        sets: &[(u32, Vec<usize>)],
+        order: &[usize],
+    ) -> Vec<u32> {
+        let mut headers = Vec::new();
+        for (index, (_, set)) in sets.iter().enumerate() {
+            let weights: Vec<u32> = set.iter().map(|member| endpoints[*member].weight).collect();
+            let members = spread(&weights);
+            let per_period = order.iter().filter(|chosen| **chosen == index).count() as u32;
+            headers.push(self.schedule.len() as u32);
+            self.schedule.push(ScheduleSlot {
+                a: members.len() as u32,
+                b: per_period,
+            });
+            self.schedule
+                .extend(members.iter().map(|member| ScheduleSlot {
+                    a: first + set[*member] as u32,
+                    b: 0,
+                }));
+        }
+        headers
+    }
+
+    /// A number that changes when the table added from `start` on means something else, however
+    /// much it has moved.
+    fn digest(&self, start: usize, first: u32, endpoints: usize) -> u32 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        for slot in &self.schedule[start..] {
+            hasher.write_u32(slot.b);
+        }
+        hasher.write_usize(self.schedule.len() - start);
+        for endpoint in &self.endpoints[first as usize..][..endpoints] {
+            hasher.write(&endpoint.address.0);
+            hasher.write_u16(endpoint.port);
+            hasher.write_u32(endpoint.version);
+        }
+        hasher.finish() as u32
+    }
+}
+
+/// The endpoints of each version that has a weight.
+fn by_version(endpoints: &[&Endpoint], split: &Weights) -> Vec<(u32, Vec<usize>)> {
+    let members = |version: &Arc<str>| {
+        (0..endpoints.len())
+            .filter(|index| endpoints[*index].version == *version)
+            .collect()
+    };
+    split
+        .weights
+        .iter()
+        .map(|(version, weight)| (*weight, members(version)))
+        .collect()
+}
+
+fn entry(endpoint: &Endpoint, ids: &mut Ids) -> EndpointEntry {
+    let mut flags = 0;
+    if endpoint.address.ip().is_loopback() {
+        flags |= endpoint_flag::LOOPBACK;
+    }
+    if matches!(endpoint.location, Location::Node(_)) {
+        flags |= endpoint_flag::REMOTE;
+    }
+    EndpointEntry {
+        address: address(endpoint.address.ip()),
+        version: ids.versions.id(&endpoint.version),
+        port: endpoint.address.port(),
+        flags,
+    }
+}
