@@ -1,6 +1,6 @@
 //! What code must satisfy besides its tests.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -50,55 +50,36 @@ fn clippy() -> Command {
 
 /// Clippy must be of the same build as the compiler that has `core` for BPF.
 fn bpf_clippy() -> Result<Command> {
-    let Some(compiler) = BpfCompiler::find() else {
-        bail!("no Rust compiler has `core` for {BPF_TARGET}");
+    let (mut command, driver) = match BpfCompiler::find() {
+        Some(BpfCompiler::Ready(rustc)) => {
+            let driver = Path::new(&rustc).with_file_name("clippy-driver");
+            let mut check = cargo(&["check"]);
+            check.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
+            (check, driver)
+        }
+        Some(BpfCompiler::Nightly) => {
+            let mut check = Command::new("rustup");
+            check.args(["run", "nightly", "cargo", "check", "-Zbuild-std=core"]);
+            check.env_remove("CARGO");
+            (check, "clippy-driver".into())
+        }
+        None => bail!("no Rust compiler has `core` for {BPF_TARGET}"),
     };
-    let target_dir = host::target_dir()?.join("bpf");
-    let target = [
+    // What `cargo clippy` does, which knows only the clippy of its own toolchain.
+    command.env("RUSTC_WORKSPACE_WRAPPER", driver);
+    command.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+    // The profile and directory of the agent's build script, to share what it has compiled.
+    command.args([
+        "--release",
         "--package",
         "mesh-ebpf",
         "--target",
         BPF_TARGET,
-        "--target-dir",
-    ];
-    let mut command = match compiler {
-        BpfCompiler::Ready(rustc) => {
-            let mut check = cargo(&["check", "--release"]);
-            let driver = std::path::Path::new(&rustc).with_file_name("clippy-driver");
-            check
-                .env("RUSTC_WORKSPACE_WRAPPER", driver)
-                .env("RUSTC", rustc);
-            // How `cargo clippy` hands its own arguments to the driver.
-            check.env(
-                "CLIPPY_ARGS",
-                "-D__CLIPPY_HACKERY__warnings__CLIPPY_HACKERY__",
-            );
-            check
-                .env("RUSTC_BOOTSTRAP", "1")
-                .args(target)
-                .arg(target_dir);
-            check
-        }
-        BpfCompiler::Nightly => {
-            let mut clippy = Command::new("rustup");
-            clippy
-                .args([
-                    "run",
-                    "nightly",
-                    "cargo",
-                    "clippy",
-                    "--release",
-                    "-Zbuild-std=core",
-                ])
-                .args(target);
-            clippy
-                .arg(target_dir)
-                .args(["--", "-D", "warnings"])
-                .env_remove("CARGO");
-            clippy
-        }
-    };
-    command.env("CARGO_ENCODED_RUSTFLAGS", BPF_ARCH);
+    ]);
+    command
+        .arg("--target-dir")
+        .arg(host::target_dir()?.join("bpf"));
+    command.env("CARGO_ENCODED_RUSTFLAGS", BPF_FLAGS);
     Ok(command)
 }
 
@@ -150,10 +131,11 @@ fn allows(line: &str) -> bool {
     (line.starts_with("#[") || line.starts_with("#![")) && line.contains("allow(")
 }
 
+/// One flag per unit separator.
 #[cfg(target_arch = "aarch64")]
-const BPF_ARCH: &str = "--cfg=bpf_target_arch=\"aarch64\"";
+const BPF_FLAGS: &str = "--cfg=bpf_target_arch=\"aarch64\"";
 #[cfg(not(target_arch = "aarch64"))]
-const BPF_ARCH: &str = "--cfg=bpf_target_arch=\"x86_64\"";
+const BPF_FLAGS: &str = "--cfg=bpf_target_arch=\"x86_64\"";
 
 #[cfg(test)]
 mod tests {
