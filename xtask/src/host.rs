@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -14,9 +14,11 @@ pub(crate) fn is_root() -> Result<bool> {
     Ok(owner.uid() == 0)
 }
 
-/// Debian and its derivatives: has apt, and packages by the names we know.
-pub(crate) fn is_debian() -> bool {
-    Path::new("/etc/debian_version").exists() && finds("apt-get")
+/// The release whose packages we know to fit together.
+pub(crate) fn is_debian_12() -> bool {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let has = |line| release.lines().any(|found| found == line);
+    has("ID=debian") && has("VERSION_ID=\"12\"") && finds("apt-get")
 }
 
 pub(crate) fn in_ci() -> bool {

@@ -92,4 +92,4 @@ usage: cargo xtask <task>
   lint              formatting, clippy for host and BPF code, docs, licences and dependencies
   ci                lint and test
 
-Each task first installs what it needs itself: on Debian as root; elsewhere it says how.";
+Each task first installs what it needs itself: on Debian 12 as root; elsewhere it says how.";

@@ -53,7 +53,7 @@ impl Need {
         match self {
             Self::BpfCompiler => "compiles the kernel programs",
             Self::BpfLinker => "links the kernel programs",
-            Self::Prometheus => "scrapes the agent and checks its rules in the tests",
+            Self::Prometheus => "scrapes the agent in the tests",
             Self::Rustfmt => "checks the formatting",
             Self::Clippy => "lints the host code",
             Self::BpfClippy => "lints the kernel programs",
@@ -95,7 +95,9 @@ impl Need {
                 "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked \
                  --no-default-features --features llvm-22",
             ),
-            (Self::BpfLinker, false) => Some("cargo install bpf-linker --version 0.13.0 --locked"),
+            (Self::BpfLinker, false) => {
+                Some("cargo install bpf-linker --version 0.13.0 --locked # needs LLVM 23 to build")
+            }
             (Self::Rustfmt, _) => Some("rustup component add rustfmt"),
             (Self::Clippy, _) => Some("rustup component add clippy"),
             (Self::CargoDeny, _) => Some("cargo install cargo-deny --version 0.20.2 --locked"),
@@ -103,7 +105,7 @@ impl Need {
                 Some("rustup toolchain install nightly --component rust-src")
             }
             (Self::BpfClippy, false) => Some("rustup component add clippy --toolchain nightly"),
-            (Self::Prometheus, false) => Some("# install Prometheus, with promtool, on PATH"),
+            (Self::Prometheus, false) => Some("# put prometheus and promtool on PATH"),
             (Self::BpfCompiler | Self::BpfClippy | Self::Prometheus, true) => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Installs what a task needs: on Debian as root, elsewhere it prints the commands.
+//! Installs what a task needs: on Debian 12 as root, elsewhere it prints the commands.
 
 use std::{
     fs,
@@ -46,14 +46,16 @@ fn install(missing: &[Need], agreed: bool) -> Result<()> {
     for need in missing {
         println!("  {} ({})", need.name(), need.why());
     }
-    let debian = host::is_debian();
+    let debian = host::is_debian_12();
     let commands = commands(missing, debian);
     println!("To install:");
     for command in &commands {
         println!("  {command}");
     }
     if !debian || !host::is_root()? {
-        bail!("only installed from here on Debian, as root: run the commands above, then again");
+        bail!(
+            "only on Debian 12, as root, can this install them: run the commands above, then try again"
+        );
     }
     if !agreed && !confirmed()? {
         bail!("not installed");
