@@ -1,1 +1,95 @@
-fn main() {}
+//! Everything one does with this repository, as `cargo xtask <task>`.
+#![forbid(unsafe_code)]
+
+mod host;
+mod lint;
+mod need;
+mod setup;
+mod step;
+mod test;
+
+use std::{env, process::ExitCode};
+
+use anyhow::{Result, bail};
+
+use crate::{
+    need::Need,
+    step::{Step, cargo},
+};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one task; `false` if it failed and has said so.
+fn run(arguments: &[String]) -> Result<bool> {
+    let (task, rest) = match arguments {
+        [] => ("help", arguments),
+        [task, rest @ ..] => (task.as_str(), rest),
+    };
+    match task {
+        "help" | "-h" | "--help" => println!("{HELP}"),
+        "setup" => setup::run(rest)?,
+        "build" => build_release()?,
+        "demo" => run_binary("mesh-demo", rest)?,
+        "bench" => run_binary("mesh-bench", rest)?,
+        "test" => return test::run(rest),
+        "lint" => return lint::run(),
+        "ci" => {
+            let lint = lint::run()?;
+            return Ok(test::run(&[])? && lint);
+        }
+        other => bail!("there is no task {other:?}; `cargo xtask help` lists them"),
+    }
+    Ok(true)
+}
+
+fn build_release() -> Result<()> {
+    setup::ensure(&Need::BUILD)?;
+    let step = Step::start("build the agent (release)");
+    step.finish(cargo(&["build", "--release", "--package", "mesh-agent"]))?;
+    println!("{}", host::binary("release", "mesh-agent")?.display());
+    Ok(())
+}
+
+/// Runs a program of the tests package beside a release build of the agent.
+fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
+    if !host::is_root()? {
+        bail!("{name} loads programs into the kernel: run it as root");
+    }
+    build_release()?;
+    let package = [
+        "build",
+        "--release",
+        "--package",
+        "mesh-tests",
+        "--bin",
+        name,
+    ];
+    Step::start(&format!("build {name}")).finish(cargo(&package))?;
+    let mut program = std::process::Command::new(host::binary("release", name)?);
+    program.args(arguments);
+    program.env("MESH_AGENT", host::binary("release", "mesh-agent")?);
+    Step::start(name).finish(program)
+}
+
+const HELP: &str = "\
+usage: cargo xtask <task>
+
+  setup [--yes]     install what building, testing and linting need, after saying what and why
+  build             build the agent for release
+  demo [args..]     build for release and run the demo on this host (root)
+  bench [args..]    build for release and measure on this host (root)
+  test [filter..]   unit tests, then the tests on the running kernel (root)
+  lint              formatting, clippy for host and BPF code, docs, licences and dependencies
+  ci                lint and test
+
+Each task first installs what it needs itself: on Debian 12 as root; elsewhere it says how.";

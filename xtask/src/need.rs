@@ -1,0 +1,153 @@
+//! The tools beyond Rust itself: what each is for, how to see it, how to get it.
+
+use std::{env, fs, path::Path};
+
+use crate::host;
+
+/// A tool that some task cannot do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    BpfCompiler,
+    BpfLinker,
+    Prometheus,
+    Rustfmt,
+    Clippy,
+    BpfClippy,
+    CargoDeny,
+}
+
+impl Need {
+    pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
+    pub(crate) const TEST: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Prometheus];
+    pub(crate) const LINT: [Self; 6] = [
+        Self::BpfCompiler,
+        Self::BpfLinker,
+        Self::Rustfmt,
+        Self::Clippy,
+        Self::BpfClippy,
+        Self::CargoDeny,
+    ];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::BpfCompiler,
+        Self::BpfLinker,
+        Self::Prometheus,
+        Self::Rustfmt,
+        Self::Clippy,
+        Self::BpfClippy,
+        Self::CargoDeny,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::BpfCompiler => "a Rust compiler with `core` for BPF",
+            Self::BpfLinker => "bpf-linker",
+            Self::Prometheus => "prometheus",
+            Self::Rustfmt => "rustfmt",
+            Self::Clippy => "clippy",
+            Self::BpfClippy => "clippy for the BPF compiler",
+            Self::CargoDeny => "cargo-deny",
+        }
+    }
+
+    pub(crate) fn why(self) -> &'static str {
+        match self {
+            Self::BpfCompiler => "compiles the kernel programs",
+            Self::BpfLinker => "links the kernel programs",
+            Self::Prometheus => "scrapes the agent in the tests",
+            Self::Rustfmt => "checks the formatting",
+            Self::Clippy => "lints the host code",
+            Self::BpfClippy => "lints the kernel programs",
+            Self::CargoDeny => "checks licences and sources of the dependencies",
+        }
+    }
+
+    pub(crate) fn is_met(self) -> bool {
+        match self {
+            Self::BpfCompiler => {
+                env::var_os("MESH_BPF_OBJECT").is_some() || BpfCompiler::find().is_some()
+            }
+            Self::BpfLinker => {
+                env::var_os("MESH_BPF_OBJECT").is_some() || host::finds("bpf-linker")
+            }
+            Self::Prometheus => host::finds("prometheus") && host::finds("promtool"),
+            Self::Rustfmt => host::succeeds("cargo", &["fmt", "--version"]),
+            Self::Clippy => host::succeeds("cargo", &["clippy", "--version"]),
+            Self::BpfClippy => BpfCompiler::find().is_some_and(|compiler| compiler.has_clippy()),
+            Self::CargoDeny => host::finds("cargo-deny"),
+        }
+    }
+
+    /// The Debian packages it comes from, or is built with.
+    pub(crate) fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::BpfCompiler => &["rustc-web", "libstd-rust-web-dev-bpf"],
+            Self::BpfLinker => &["llvm-22-dev", "libpolly-22-dev"],
+            Self::Prometheus => &["prometheus"],
+            Self::BpfClippy => &["rust-web-clippy"],
+            Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
+        }
+    }
+
+    /// The shell command that gets it, once its packages are there.
+    pub(crate) fn command(self, debian: bool) -> Option<&'static str> {
+        match (self, debian) {
+            (Self::BpfLinker, true) => Some(
+                "LLVM_PREFIX=/usr/lib/llvm-22 cargo install bpf-linker --version 0.13.0 --locked \
+                 --no-default-features --features llvm-22",
+            ),
+            (Self::BpfLinker, false) => {
+                Some("cargo install bpf-linker --version 0.13.0 --locked # needs LLVM 23 to build")
+            }
+            (Self::Rustfmt, _) => Some("rustup component add rustfmt"),
+            (Self::Clippy, _) => Some("rustup component add clippy"),
+            (Self::CargoDeny, _) => Some("cargo install cargo-deny --version 0.20.2 --locked"),
+            (Self::BpfCompiler, false) => {
+                Some("rustup toolchain install nightly --component rust-src")
+            }
+            (Self::BpfClippy, false) => Some("rustup component add clippy --toolchain nightly"),
+            (Self::Prometheus, false) => Some("# put prometheus and promtool on PATH"),
+            (Self::BpfCompiler | Self::BpfClippy | Self::Prometheus, true) => None,
+        }
+    }
+}
+
+/// The compiler that the agent's build script will choose.
+pub(crate) enum BpfCompiler {
+    /// A rustc that ships `core` for the BPF target.
+    Ready(String),
+    /// Rustup's nightly with rust-src.
+    Nightly,
+}
+
+impl BpfCompiler {
+    pub(crate) fn find() -> Option<Self> {
+        let chosen = env::var("MESH_BPF_RUSTC").unwrap_or_else(|_| "/usr/bin/rustc".to_owned());
+        if has_core(&chosen) {
+            return Some(Self::Ready(chosen));
+        }
+        let sysroot = host::output("rustup", &["run", "nightly", "rustc", "--print", "sysroot"])?;
+        let core = Path::new(&sysroot).join("lib/rustlib/src/rust/library/core");
+        core.exists().then_some(Self::Nightly)
+    }
+
+    fn has_clippy(&self) -> bool {
+        match self {
+            Self::Ready(rustc) => Path::new(rustc).with_file_name("clippy-driver").exists(),
+            Self::Nightly => host::succeeds(
+                "rustup",
+                &["run", "nightly", "cargo", "clippy", "--version"],
+            ),
+        }
+    }
+}
+
+fn has_core(rustc: &str) -> bool {
+    let print = ["--target", BPF_TARGET, "--print", "target-libdir"];
+    let directory = host::output(rustc, &print).and_then(|path| fs::read_dir(path).ok());
+    directory.is_some_and(|files| {
+        let mut names = files.flatten().map(|file| file.file_name());
+        names.any(|name| name.to_string_lossy().starts_with("libcore-"))
+    })
+}
+
+pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";
