@@ -6,3 +6,4 @@ pub mod eval;
 pub mod model;
 pub mod parse;
 pub mod source;
+mod vip;
