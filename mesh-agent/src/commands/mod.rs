@@ -1,1 +1,3 @@
-//! (being written)
+//! What people can ask of the agent, one module for each command.
+
+pub mod check;

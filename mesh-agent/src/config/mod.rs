@@ -1,1 +1,170 @@
-//! (being written)
+//! What this node is and where things are: `agent.toml`.
+//!
+//! Comes in: a path. Goes out: settings that need no further checks.
+
+mod parse;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::policy::diagnostic::{Diagnostic, Label, Problems};
+use crate::policy::parse::LocalNode;
+use crate::policy::parse::document::{Document, Fields};
+use crate::policy::source;
+
+/// Where the file is if nobody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/mesh/agent.toml";
+
+/// All settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentConfig {
+    /// This node.
+    pub node: NodeConfig,
+    /// Files and directories.
+    pub paths: Paths,
+    /// Connections between nodes.
+    pub tunnel: Tunnel,
+    /// The administrative interface.
+    pub admin: Admin,
+    /// Bounds on what the agent uses.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// This node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Its name; the host's if the file has none.
+    pub name: Arc<str>,
+    /// Trust domain of the identities, such as `mesh.local`.
+    pub trust_domain: Arc<str>,
+    /// Where other nodes reach it.
+    pub address: Option<IpAddr>,
+}
+
+/// Files and directories, all absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// The mesh's configuration.
+    pub config_dir: PathBuf,
+    /// What outlives a boot.
+    pub state_dir: PathBuf,
+    /// The BPF file system.
+    pub bpffs: PathBuf,
+    /// The admin socket and the lock.
+    pub run_dir: PathBuf,
+    /// The cgroup the mesh is limited to; `None` for the root of cgroup2.
+    pub cgroup_root: Option<PathBuf>,
+}
+
+/// Connections between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// Where they are accepted.
+    pub listen: SocketAddr,
+    /// Directory of keys and certificates.
+    pub certificates: PathBuf,
+}
+
+/// The administrative interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where HTTP is served.
+    pub listen: SocketAddr,
+}
+
+/// Bounds on what the agent uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory of the agent and its BPF maps together, bytes.
+    pub memory: u64,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// By the agent.
+    pub level: LogLevel,
+    /// By the programs in the kernel.
+    pub kernel: LogLevel,
+}
+
+/// How much is logged: this and everything more important.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What keeps the agent from doing its work.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// What happens, seldom.
+    Info,
+    /// What helps to find a mistake.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name in the file, which is also that of `tracing`'s level filters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Reads `path`. Without `must_exist`, a missing file is one without settings.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file.
+    pub fn load(path: &Path, must_exist: bool) -> Result<Self, Vec<Diagnostic>> {
+        let text = source::read_path(path).map_err(|diagnostic| vec![diagnostic])?;
+        if text.is_none() && must_exist {
+            let diagnostic =
+                Diagnostic::error("missing-file", "the configuration file does not exist")
+                    .label(Label::on_file(path.display().to_string(), ""))
+                    .help("create it (an empty file is valid), or name another one by --config");
+            return Err(vec![diagnostic]);
+        }
+        Self::parse(&path.display().to_string(), &text.unwrap_or_default())
+    }
+
+    /// Parses `text`, which is what the file `name` says.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        let document = Document::new(name.into(), text);
+        let table = document.table()?;
+        let mut problems = Problems::default();
+        let all = document.span(0..text.len());
+        let config = parse::config(Fields::new(&table, all, "agent.toml", &mut problems));
+        match config {
+            Some(config) if !problems.has_errors() => Ok(config),
+            _ => Err(problems.into_sorted()),
+        }
+    }
+
+    /// What the mesh's files need to know of this node.
+    pub fn local_node(&self) -> LocalNode {
+        LocalNode {
+            name: Arc::clone(&self.node.name),
+            address: self.node.address,
+            trust_domain: Arc::clone(&self.node.trust_domain),
+        }
+    }
+}

@@ -8,3 +8,4 @@ pub mod model;
 pub mod parse;
 pub mod schedule;
 pub mod source;
+mod vip;

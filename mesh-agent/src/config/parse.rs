@@ -1,0 +1,246 @@
+//! The sections of `agent.toml`, with their defaults.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use toml::de::DeValue;
+
+use super::{Admin, AgentConfig, Limits, Log, LogLevel, NodeConfig, Paths, Tunnel};
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::parse::decode;
+use crate::policy::parse::document::{Fields, Value};
+
+/// Reads all sections; `None` where one could not be understood.
+pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
+    let node = section(&mut fields, "node", "[node]", node);
+    let paths = section(&mut fields, "paths", "[paths]", paths);
+    let tunnel = section(&mut fields, "tunnel", "[tunnel]", tunnel);
+    let admin = section(&mut fields, "admin", "[admin]", admin);
+    let limits = section(&mut fields, "limits", "[limits]", limits);
+    let log = section(&mut fields, "log", "[log]", log);
+    fields.finish();
+    Some(AgentConfig {
+        node: node?,
+        paths: paths?,
+        tunnel: tunnel?,
+        admin: admin?,
+        limits: limits?,
+        log: log?,
+    })
+}
+
+/// Reads one section; one that is not there is one without settings.
+fn section<T>(
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    noun: &'static str,
+    read: impl FnOnce(&mut Fields<'_, '_>) -> Option<T>,
+) -> Option<T> {
+    let Some(value) = fields.value(key) else {
+        let nothing = toml::de::DeTable::new();
+        return read(&mut Fields::new(
+            &nothing,
+            fields.span,
+            noun,
+            fields.problems,
+        ));
+    };
+    let mut section = Fields::of(value, noun, noun, fields.problems)?;
+    let read = read(&mut section);
+    section.finish();
+    read
+}
+
+fn node(fields: &mut Fields<'_, '_>) -> Option<NodeConfig> {
+    let has_name = fields.has("name");
+    let name = fields.optional("name", |v| decode::name(v, "node name"));
+    let trust_domain = fields.optional("trust_domain", trust_domain);
+    let address = fields.optional("address", node_address);
+    let name = match name {
+        Some(name) => name.value,
+        None if has_name => return None,
+        None => host_name(fields)?,
+    };
+    Some(NodeConfig {
+        name,
+        trust_domain: trust_domain.map_or_else(|| "mesh.local".into(), |domain| domain.value),
+        address: address.map(|address| address.value),
+    })
+}
+
+fn host_name(fields: &mut Fields<'_, '_>) -> Option<Arc<str>> {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .to_lowercase();
+    if decode::name_problem(&host).is_none() {
+        return Some(host.into());
+    }
+    let message = format!("the host's name `{host}` cannot be a node's");
+    fields.problems.push(
+        Diagnostic::error("invalid-name", message)
+            .label(fields.span.label("no [node] name here"))
+            .help("add [node] with name = \"edge-1\""),
+    );
+    None
+}
+
+fn trust_domain(value: Value<'_>) -> Result<Arc<str>, Diagnostic> {
+    let text = decode::text(value, "the trust domain in quotes, such as \"mesh.local\"")?;
+    let known = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_');
+    if !text.is_empty() && text.len() <= 255 && text.chars().all(known) {
+        return Ok(text.into());
+    }
+    Err(value
+        .error(
+            "invalid-trust-domain",
+            format!("`{text}` is not a trust domain"),
+            "expected a name",
+        )
+        .help(
+            "1 to 255 of a-z, 0-9, `.`, `-` and `_`, without spiffe:// before it: \"mesh.local\"",
+        ))
+}
+
+fn node_address(value: Value<'_>) -> Result<IpAddr, Diagnostic> {
+    let address = decode::ip(value)?;
+    if address.is_unspecified() || address.is_multicast() {
+        return Err(value
+            .error(
+                "invalid-node-address",
+                format!("`{address}` cannot be a node's address"),
+                "not one host's address",
+            )
+            .help("write the address where the other nodes reach this one"));
+    }
+    Ok(address)
+}
+
+fn paths(fields: &mut Fields<'_, '_>) -> Option<Paths> {
+    let mut path = |key: &'static str, default: &str| {
+        let path = fields.optional(key, path);
+        path.map_or_else(|| PathBuf::from(default), |path| path.value)
+    };
+    let config_dir = path("config_dir", "/etc/mesh/conf.d");
+    let state_dir = path("state_dir", "/var/lib/mesh");
+    let bpffs = path("bpffs", "/sys/fs/bpf");
+    let run_dir = path("run_dir", "/run/mesh");
+    let cgroup_root = fields.optional("cgroup_root", |value| match value.value {
+        DeValue::String(text) if text.is_empty() => Ok(None),
+        _ => self::path(value).map(Some),
+    });
+    Some(Paths {
+        config_dir,
+        state_dir,
+        bpffs,
+        run_dir,
+        cgroup_root: cgroup_root.and_then(|root| root.value),
+    })
+}
+
+fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
+    let text = decode::text(value, "an absolute path in quotes")?;
+    let path = Path::new(text);
+    let upward = path.components().any(|part| part == Component::ParentDir);
+    if path.is_absolute() && !upward && !text.contains('\0') {
+        return Ok(path.to_owned());
+    }
+    Err(value
+        .error(
+            "invalid-path",
+            format!("`{text}` is not an absolute path"),
+            "expected an absolute path",
+        )
+        .help("begin it with `/` and leave out `..`"))
+}
+
+fn tunnel(fields: &mut Fields<'_, '_>) -> Option<Tunnel> {
+    let listen = fields.optional("listen", decode::socket_address);
+    let certificates = fields.optional("certificates", path);
+    Some(Tunnel {
+        listen: listen.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15008)), |v| {
+            v.value
+        }),
+        certificates: certificates.map_or_else(|| "/etc/mesh/tls".into(), |v| v.value),
+    })
+}
+
+fn admin(fields: &mut Fields<'_, '_>) -> Option<Admin> {
+    let listen = fields.optional("listen", decode::socket_address);
+    Some(Admin {
+        listen: listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 15020)), |v| v.value),
+    })
+}
+
+fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
+    let memory = fields.optional("memory", size);
+    Some(Limits {
+        memory: memory.map_or(32 << 20, |memory| memory.value),
+    })
+}
+
+fn log(fields: &mut Fields<'_, '_>) -> Option<Log> {
+    let level = fields.optional("level", |v| decode::choice(v, LEVELS));
+    let kernel = fields.optional("kernel", |v| decode::choice(v, LEVELS));
+    Some(Log {
+        level: level.map_or(LogLevel::Info, |level| level.value),
+        kernel: kernel.map_or(LogLevel::Warn, |level| level.value),
+    })
+}
+
+/// A size such as `32MiB`, in bytes.
+fn size(value: Value<'_>) -> Result<u64, Diagnostic> {
+    let text = decode::text(value, "a size in quotes, such as \"32MiB\"")?;
+    bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| {
+        value
+            .error(
+                "invalid-size",
+                format!("`{text}` is not a size"),
+                "expected a size",
+            )
+            .help("write a number and B, KiB, MiB or GiB: \"32MiB\"")
+    })
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let shift = match unit.trim_start() {
+        "B" => 0,
+        "KiB" => 10,
+        "MiB" => 20,
+        "GiB" => 30,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+const LEVELS: &[(&str, LogLevel)] = &[
+    ("off", LogLevel::Off),
+    ("error", LogLevel::Error),
+    ("warn", LogLevel::Warn),
+    ("info", LogLevel::Info),
+    ("debug", LogLevel::Debug),
+    ("trace", LogLevel::Trace),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("32MiB", Some(32 << 20)),
+            ("1 GiB", Some(1 << 30)),
+            ("0B", Some(0)),
+            ("32", None),
+            ("32MB", None),
+            ("MiB", None),
+            ("99999999999999999999GiB", None),
+            ("18446744073709551615KiB", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
+        }
+    }
+}

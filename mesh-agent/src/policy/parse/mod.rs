@@ -1,0 +1,216 @@
+//! From the texts of the files to the policy: everything resolved, or everything that is wrong.
+//!
+//! Each file is read as far as it can be (`document`, `declare`), then names are looked up
+//! across all files (`names`, `nodes`, `services`, `splits`, `rules`). Where something could
+//! not be understood, only problems that it cannot have caused are reported.
+
+mod declare;
+pub(crate) mod decode;
+pub(crate) mod document;
+mod names;
+mod nodes;
+mod rules;
+mod services;
+mod splits;
+mod suggest;
+mod syntax;
+#[cfg(test)]
+mod tests;
+mod weights;
+mod workload;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use self::declare::Declared;
+use self::document::{Document, Located};
+use self::names::Names;
+use self::nodes::Nodes;
+use super::diagnostic::{Diagnostic, Label, Problems};
+use super::model::{DefaultAction, Policy};
+use super::source::{self, SourceSet};
+use super::vip;
+
+/// What the files need to know of the node that reads them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalNode {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where other nodes reach it.
+    pub address: Option<IpAddr>,
+    /// Trust domain of the identities.
+    pub trust_domain: Arc<str>,
+}
+
+/// What came of the files.
+#[derive(Clone, Debug)]
+pub struct Parsed {
+    /// The policy; `None` if any of the diagnostics is an error.
+    pub policy: Option<Policy>,
+    /// All problems of all files, in the order of files and lines.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Reads and parses a directory, with the problems of both in one list.
+pub fn load(directory: &Path, local: &LocalNode) -> (SourceSet, Parsed) {
+    match source::read(directory) {
+        Ok(sources) => {
+            let parsed = parse(&sources, local);
+            (sources, parsed)
+        }
+        Err(error) => {
+            let mut parsed = parse(&error.readable, local);
+            let mut diagnostics = error.diagnostics;
+            if !error.readable.files.is_empty() {
+                diagnostics.append(&mut parsed.diagnostics);
+            }
+            parsed.diagnostics = diagnostics;
+            parsed.policy = None;
+            (error.readable, parsed)
+        }
+    }
+}
+
+/// Parses all files together.
+pub fn parse(sources: &SourceSet, local: &LocalNode) -> Parsed {
+    let mut problems = Problems::default();
+    let documents: Vec<Document<'_>> = sources
+        .files
+        .iter()
+        .map(|file| Document::new(Arc::clone(&file.name), &file.text))
+        .collect();
+    let mut tables = Vec::new();
+    for document in &documents {
+        match document.table() {
+            Ok(table) => tables.push((document, table)),
+            Err(diagnostics) => problems.extend(diagnostics),
+        }
+    }
+    let mut declared = Declared {
+        incomplete: sources.incomplete || problems.has_errors(),
+        ..Declared::default()
+    };
+    for (document, table) in &tables {
+        declared.read(document, table, &mut problems);
+    }
+    if sources.files.is_empty() && !sources.incomplete {
+        problems.push(empty());
+    }
+    let policy = resolve(declared, local, &mut problems);
+    Parsed {
+        policy: (!problems.has_errors()).then_some(policy),
+        diagnostics: problems.into_sorted(),
+    }
+}
+
+fn empty() -> Diagnostic {
+    Diagnostic::warning(
+        "empty-policy",
+        "there are no files, so no service is known and nothing is protected",
+    )
+    .help("add a file such as 10-shop.toml to the configuration directory")
+}
+
+fn resolve(mut declared: Declared<'_>, local: &LocalNode, problems: &mut Problems) -> Policy {
+    limit(
+        "services",
+        MOST_SERVICES,
+        &mut declared.services,
+        |s| s.span.label("too many with this one"),
+        problems,
+    );
+    limit(
+        "rules",
+        MOST_RULES,
+        &mut declared.rules,
+        |r| r.span.label("too many with this one"),
+        problems,
+    );
+    limit_endpoints(&declared, problems);
+    let default = only("default", declared.defaults, problems);
+    let range = only("vip_range", declared.vip_ranges, problems);
+    let complete = !declared.incomplete;
+    let names = Names::new(
+        declared.services,
+        &declared.nodes,
+        local,
+        complete,
+        problems,
+    );
+    let nodes = Nodes::new(&declared.nodes, local, problems);
+    let services = services::resolve(&names, &nodes, vip_range(range, complete), problems);
+    Policy {
+        default: default.map_or(DefaultAction::Deny, |default| default.value),
+        default_place: default.map(|default| default.span.place()),
+        splits: splits::resolve(&declared.splits, &names, problems),
+        rules: rules::resolve(&declared.rules, &names, problems),
+        nodes: nodes.into_model(),
+        services,
+    }
+}
+
+/// The range for derived VIPs; none where the one that holds may not have been read.
+fn vip_range(declared: Option<Located<'_, IpNet>>, complete: bool) -> Option<IpNet> {
+    match declared {
+        Some(range) => Some(range.value),
+        None => vip::DEFAULT_RANGE.parse().ok().filter(|_| complete),
+    }
+}
+
+/// A setting of the whole mesh, which stands once.
+fn only<'d, T>(
+    key: &str,
+    settings: Vec<Located<'d, T>>,
+    problems: &mut Problems,
+) -> Option<Located<'d, T>> {
+    let mut settings = settings.into_iter();
+    let first = settings.next()?;
+    for again in settings {
+        let message = format!("`{key}` of [mesh] is set twice");
+        let diagnostic = again.error("duplicate-setting", message, "again here");
+        problems.push(
+            diagnostic
+                .label(first.label("the first time"))
+                .help("keep it in one file"),
+        );
+    }
+    Some(first)
+}
+
+fn limit<T>(
+    what: &str,
+    most: usize,
+    items: &mut Vec<T>,
+    label: impl Fn(&T) -> Label,
+    problems: &mut Problems,
+) {
+    if let Some(beyond) = items.get(most) {
+        problems.push(too_many(what, most, label(beyond)));
+        items.truncate(most);
+    }
+}
+
+fn limit_endpoints(declared: &Declared<'_>, problems: &mut Problems) {
+    let services = declared.services.iter();
+    let mut endpoints = services.flat_map(|service| &service.endpoints.items);
+    if let Some(beyond) = endpoints.nth(MOST_ENDPOINTS) {
+        problems.push(too_many(
+            "endpoints",
+            MOST_ENDPOINTS,
+            beyond.span.label("too many with this one"),
+        ));
+    }
+}
+
+fn too_many(what: &str, most: usize, label: Label) -> Diagnostic {
+    Diagnostic::error("too-many", format!("there are more than {most} {what}"))
+        .label(label)
+        .help("divide the mesh, or join some of them")
+}
+
+const MOST_SERVICES: usize = 10_000;
+const MOST_RULES: usize = 100_000;
+const MOST_ENDPOINTS: usize = 65_536;
