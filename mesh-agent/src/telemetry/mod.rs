@@ -1,8 +1,9 @@
 //! Observation: what the kernel counted comes in, what people and Prometheus read goes out.
 //!
-//! The data plane fills a [`Snapshot`](snapshot::Snapshot) when
+//! The data plane fills a [`Snapshot`](snapshot::Snapshot) and a [`Status`](status::Status) when
 //! asked; nothing here reads a map or keeps a name of its own.
 
+pub mod denials;
 pub mod exposition;
 mod flags;
 mod process;
@@ -10,6 +11,7 @@ pub mod registry;
 mod render;
 mod series;
 pub mod snapshot;
+pub mod status;
 mod text;
 pub mod time;
 
