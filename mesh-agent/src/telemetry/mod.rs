@@ -1,1 +1,18 @@
-//! (being written)
+//! Observation: what the kernel counted comes in, what people and Prometheus read goes out.
+//!
+//! The data plane fills a [`Snapshot`](snapshot::Snapshot) and a [`Status`](status::Status) when
+//! asked; nothing here reads a map or keeps a name of its own.
+
+pub mod denials;
+pub mod exposition;
+mod flags;
+mod process;
+pub mod registry;
+mod render;
+mod series;
+pub mod snapshot;
+pub mod status;
+mod text;
+pub mod time;
+
+pub use flags::ResponseFlags;

@@ -1,0 +1,272 @@
+//! The router: a request and the listener it came by come in, a response goes out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
+
+use super::metrics::Metrics;
+use super::scrape::{Kept, Scraper};
+use super::single::{Single, Unavailable};
+use super::{Options, Source};
+use crate::telemetry::exposition::{Format, wants_gzip};
+use crate::telemetry::registry::Exporter;
+use crate::telemetry::status::{Document, SCHEMA_VERSION};
+
+/// The listener a request came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    /// TCP: anyone on this host.
+    Tcp,
+    /// The unix socket: root and the agent's own user.
+    Unix,
+}
+
+impl Door {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Unix => "unix",
+        }
+    }
+}
+
+/// Answers requests.
+pub(super) struct Routes {
+    source: Arc<dyn Source>,
+    metrics: Metrics,
+    scraper: Single<Scraper>,
+    readiness: Single<Kept<Vec<String>>>,
+    status: Single<()>,
+    reload: Single<()>,
+}
+
+type Answer = Result<Response<Full<Bytes>>, Unavailable>;
+
+impl Routes {
+    pub(super) fn new(source: Arc<dyn Source>, options: &Options) -> Self {
+        let (metrics, own) = Metrics::register();
+        let exporter = Exporter::new(options.build, options.series, own);
+        Self {
+            scraper: Single::new(Scraper::new(source.clone(), exporter)),
+            readiness: Single::new(Kept::default()),
+            status: Single::new(()),
+            reload: Single::new(()),
+            metrics,
+            source,
+        }
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Answers a request. Bodies are not read: nothing here takes one.
+    pub(super) async fn answer<B>(
+        &self,
+        door: Door,
+        request: Request<B>,
+    ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let answer = match Route::find(door, request.uri().path()) {
+            None => Ok(plain(
+                StatusCode::NOT_FOUND,
+                "not found; / lists what is here\n",
+            )),
+            Some(route) if !route.takes(request.method()) => Ok(not_allowed(route)),
+            Some(route) => self.serve(route, door, request.headers()).await,
+        };
+        Ok(answer.unwrap_or_else(|unavailable| {
+            plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{unavailable}\n"))
+        }))
+    }
+
+    async fn serve(&self, route: Route, door: Door, headers: &HeaderMap) -> Answer {
+        match route {
+            Route::Index => Ok(plain(StatusCode::OK, &index(door))),
+            Route::Healthz => Ok(plain(StatusCode::OK, "ok\n")),
+            Route::Readyz => self.readyz().await,
+            Route::Metrics => self.scrape(headers).await,
+            Route::Status => self.status().await,
+            Route::Reload => self.reload().await,
+        }
+    }
+
+    async fn readyz(&self) -> Answer {
+        let source = self.source.clone();
+        let work = move |kept: &mut Kept<Vec<String>>| kept.get_or(|| source.readiness()).clone();
+        let pending = self.readiness.run(work).await?;
+        if pending.is_empty() {
+            return Ok(plain(StatusCode::OK, "ready\n"));
+        }
+        let body = pending.join("\n") + "\n";
+        Ok(plain(StatusCode::SERVICE_UNAVAILABLE, &body))
+    }
+
+    async fn scrape(&self, headers: &HeaderMap) -> Answer {
+        self.metrics.scraped();
+        let format = Format::of_accept(joined(headers, header::ACCEPT).as_deref());
+        let packed = wants_gzip(joined(headers, header::ACCEPT_ENCODING).as_deref());
+        let work = move |scraper: &mut Scraper| scraper.body(format, packed);
+        let body = self.scraper.run(work).await?;
+        let mut response = response(StatusCode::OK, format.content_type(), body);
+        let headers = response.headers_mut();
+        headers.insert(
+            header::VARY,
+            HeaderValue::from_static("accept, accept-encoding"),
+        );
+        if packed {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(response)
+    }
+
+    async fn status(&self) -> Answer {
+        let source = self.source.clone();
+        let work = move |(): &mut ()| serde_json::to_value(Document::from(source.status()));
+        match self.status.run(work).await? {
+            Ok(document) => Ok(json(StatusCode::OK, &document)),
+            Err(_) => Err(Unavailable::Failed),
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let source = self.source.clone();
+        let outcome = self.reload.run(move |(): &mut ()| source.reload()).await?;
+        Ok(match outcome {
+            Ok(reloaded) => json(
+                StatusCode::OK,
+                &json!({
+                    "schema_version": SCHEMA_VERSION,
+                    "outcome": "ok",
+                    "revision": reloaded.revision,
+                    "digest": reloaded.digest,
+                }),
+            ),
+            Err(rejected) => json(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                &json!({
+                    "schema_version": SCHEMA_VERSION,
+                    "outcome": "rejected",
+                    "diagnostics": rejected.diagnostics,
+                }),
+            ),
+        })
+    }
+}
+
+/// Everything that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Index,
+    Healthz,
+    Readyz,
+    Metrics,
+    Status,
+    Reload,
+}
+
+impl Route {
+    const ALL: [Self; 6] = [
+        Self::Index,
+        Self::Healthz,
+        Self::Readyz,
+        Self::Metrics,
+        Self::Status,
+        Self::Reload,
+    ];
+
+    fn find(door: Door, path: &str) -> Option<Self> {
+        let mut here = Self::ALL.into_iter().filter(|route| route.is_at(door));
+        here.find(|route| route.path() == path)
+    }
+
+    /// Whether the listener has it. What changes or tells more than counters is not for everyone
+    /// on the host, and browsers can be made to send requests to TCP.
+    fn is_at(self, door: Door) -> bool {
+        door == Door::Unix || !matches!(self, Self::Status | Self::Reload)
+    }
+
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Index => "/",
+            Self::Healthz => "/healthz",
+            Self::Readyz => "/readyz",
+            Self::Metrics => "/metrics",
+            Self::Status => "/status",
+            Self::Reload => "/reload",
+        }
+    }
+
+    fn takes(self, method: &Method) -> bool {
+        match self {
+            Self::Reload => method == Method::POST,
+            _ => method == Method::GET || method == Method::HEAD,
+        }
+    }
+
+    const fn allow(self) -> &'static str {
+        match self {
+            Self::Reload => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+
+    const fn describe(self) -> &'static str {
+        match self {
+            Self::Index => "this list",
+            Self::Healthz => "200 while the agent works",
+            Self::Readyz => "200 once the policy is enforced; else what is missing",
+            Self::Metrics => "metrics: OpenMetrics or the Prometheus text format",
+            Self::Status => "status document (JSON)",
+            Self::Reload => "POST: read the policy files again",
+        }
+    }
+}
+
+fn index(door: Door) -> String {
+    let here = Route::ALL.into_iter().filter(|route| route.is_at(door));
+    let lines = here.map(|route| format!("{:<10}{}\n", route.path(), route.describe()));
+    format!("mesh-agent\n\n{}", lines.collect::<String>())
+}
+
+/// All values of a header as one list.
+fn joined(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    let values = headers.get_all(name).iter();
+    let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(","))
+}
+
+fn not_allowed(route: Route) -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+    response
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    response
+}
+
+fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    response(status, "text/plain; charset=utf-8", body)
+}
+
+fn json(status: StatusCode, document: &serde_json::Value) -> Response<Full<Bytes>> {
+    let body = format!("{document:#}\n");
+    response(status, "application/json", body.into())
+}
+
+fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    response
+}

@@ -1,0 +1,80 @@
+//! Scrapes: computed at most once in a while, whoever asks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::Bytes;
+
+use super::Source;
+use super::limits::FRESH;
+use crate::telemetry::exposition::{Format, gzip};
+use crate::telemetry::registry::{Exporter, View};
+
+/// Something computed a moment ago.
+#[derive(Debug)]
+pub(super) struct Kept<T>(Option<(Instant, T)>);
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Kept<T> {
+    /// What is kept if it is fresh, else what `compute` gives.
+    pub(super) fn get_or(&mut self, compute: impl FnOnce() -> T) -> &mut T {
+        self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
+        &mut self.0.get_or_insert_with(|| (Instant::now(), compute())).1
+    }
+}
+
+/// Renders what a source has; keeps the result while it is fresh.
+pub(super) struct Scraper {
+    source: Arc<dyn Source>,
+    exporter: Exporter,
+    kept: Kept<Rendered>,
+}
+
+struct Rendered {
+    view: View,
+    bodies: Vec<((Format, bool), Bytes)>,
+}
+
+impl Scraper {
+    pub(super) fn new(source: Arc<dyn Source>, exporter: Exporter) -> Self {
+        Self {
+            source,
+            exporter,
+            kept: Kept::default(),
+        }
+    }
+
+    /// The body in a format, compressed if `packed`.
+    pub(super) fn body(&mut self, format: Format, packed: bool) -> Bytes {
+        let Self {
+            source,
+            exporter,
+            kept,
+        } = self;
+        let rendered = kept.get_or(|| Rendered {
+            view: exporter.view(source.snapshot()),
+            bodies: Vec::new(),
+        });
+        let wanted = (format, packed);
+        if let Some((_, body)) = rendered.bodies.iter().find(|(is, _)| *is == wanted) {
+            return body.clone();
+        }
+        let body = Bytes::from(render(exporter, &rendered.view, wanted));
+        rendered.bodies.push((wanted, body.clone()));
+        body
+    }
+}
+
+fn render(exporter: &Exporter, view: &View, (format, packed): (Format, bool)) -> Vec<u8> {
+    let body = exporter.render(view, format).into_bytes();
+    if !packed {
+        return body;
+    }
+    // Writing to memory does not fail; an empty body would be noticed as a failed scrape.
+    gzip(&body).unwrap_or_default()
+}

@@ -1,0 +1,158 @@
+//! What the data plane knows at one moment, names resolved: the input of every exposition.
+//!
+//! Counts are cumulative. Two series with the same labels are added up, so that a name which
+//! has two ids (one per policy slot) needs no care on the other side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::{Counter, FlowStats, Reason, Verdict};
+
+use crate::policy::model::DefaultAction;
+
+/// Everything that is measured, at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Flows by who calls whom.
+    pub flows: Vec<FlowSeries>,
+    /// Decisions by rule and reason.
+    pub decisions: Vec<DecisionSeries>,
+    /// Shares of versions.
+    pub splits: Vec<SplitSeries>,
+    /// What the kernel side counts about itself, indexed by [`Counter`].
+    pub counters: [u64; Counter::COUNT as usize],
+    /// Fill of the BPF maps.
+    pub maps: Vec<MapUsage>,
+    /// The BPF programs and whether they act.
+    pub programs: Vec<ProgramState>,
+    /// The policy in force and how the last reload went; `None` before the first policy.
+    pub policy: Option<PolicyState>,
+    /// What the agent counts about itself.
+    pub agent: AgentCounters,
+}
+
+impl Snapshot {
+    /// What the kernel side counted of `counter`.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        let counted = self.counters.get(counter.0 as usize);
+        counted.copied().unwrap_or_default()
+    }
+}
+
+/// The transport of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// One caller's flows to one version of one service.
+#[derive(Clone, Debug)]
+pub struct FlowSeries {
+    /// Who calls.
+    pub source_service: Arc<str>,
+    /// Who is called.
+    pub destination_service: Arc<str>,
+    /// Which version of it.
+    pub destination_version: Arc<str>,
+    /// How.
+    pub protocol: Transport,
+    /// Counts, added up over the CPUs.
+    pub stats: FlowStats,
+}
+
+/// One rule's (or one internal reason's) verdicts about one caller and one service.
+#[derive(Clone, Debug)]
+pub struct DecisionSeries {
+    /// The rule; `default` for the default, `-` where the reason is not policy.
+    pub rule: Arc<str>,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// Who calls.
+    pub source_service: Arc<str>,
+    /// Who is called.
+    pub destination_service: Arc<str>,
+    /// How often.
+    pub count: u64,
+}
+
+/// One version's share of a service's connections.
+#[derive(Clone, Debug)]
+pub struct SplitSeries {
+    /// The service that is split.
+    pub service: Arc<str>,
+    /// The callers it is for, `*` for everyone.
+    pub source_service: Arc<str>,
+    /// The version.
+    pub version: Arc<str>,
+    /// The share it should have, 0 to 1.
+    pub weight: f64,
+    /// The connections it got since the split took this form.
+    pub observed: u64,
+}
+
+/// How full a BPF map is.
+#[derive(Clone, Debug)]
+pub struct MapUsage {
+    /// The map.
+    pub map: Arc<str>,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+    /// Memory the kernel charges for it.
+    pub memory_bytes: u64,
+    /// Whether a full map makes room by itself (LRU), so that being full is its normal state.
+    pub evicts: bool,
+}
+
+/// Whether a BPF program acts where it should.
+#[derive(Clone, Debug)]
+pub struct ProgramState {
+    /// The program.
+    pub program: Arc<str>,
+    /// The hook it belongs to, such as `connect4`.
+    pub hook: Arc<str>,
+    /// Whether it is among the hook's *effective* programs.
+    pub attached: bool,
+}
+
+/// The policy in force.
+#[derive(Clone, Debug)]
+pub struct PolicyState {
+    /// Counts the policies applied since the maps were made.
+    pub revision: u64,
+    /// Digest of the compiled set.
+    pub digest: Arc<str>,
+    /// What happens to a flow that no rule matches.
+    pub default: DefaultAction,
+    /// How many services it has.
+    pub services: u64,
+    /// How many rules it has.
+    pub rules: u64,
+    /// How many splits it has.
+    pub splits: u64,
+    /// Whether the newest set of files is the one in force.
+    pub last_reload_successful: bool,
+    /// When a set was last applied, seconds since 1970.
+    pub last_success_timestamp_seconds: f64,
+    /// How long applying it took.
+    pub apply_duration: Duration,
+    /// Reloads that were applied since the agent started.
+    pub reloads_ok: u64,
+    /// Reloads that were rejected since the agent started.
+    pub reloads_rejected: u64,
+}
+
+/// What the agent counts about itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AgentCounters {
+    /// Denials that were counted but not logged, because the same was logged just before.
+    pub denial_logs_suppressed: u64,
+    /// Denial records that could not be decoded.
+    pub denial_records_malformed: u64,
+}
