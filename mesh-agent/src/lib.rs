@@ -1,15 +1,17 @@
 //! The mesh agent: one process per host.
 //!
-//! Three flows of data, each one way, and the modules in the order of the flows:
+//! The flows of data go one way, and the modules stand in their order:
 //!
 //! 1. Policy: [`policy`] (files -> model -> entries) -> [`dataplane`] (entries -> kernel).
-//! 2. Observation: [`dataplane`] (kernel counters and records) -> [`telemetry`] -> [`admin`].
-//! 3. People: [`commands`], one module for each of them.
+//! 2. [`agent`] drives the first flow whenever the files change, and owns the kernel side.
+//! 3. Observation: [`dataplane`] (kernel counters and records) -> [`telemetry`] -> [`admin`].
+//! 4. People: [`commands`], one module for each of them.
 //!
 //! No module imports from a later stage of its flow.
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod agent;
 pub mod commands;
 pub mod config;
 pub mod dataplane;

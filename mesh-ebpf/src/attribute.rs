@@ -7,17 +7,17 @@
 use core::ffi::c_void;
 use core::ptr::{null_mut, read_volatile};
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_loop, generated};
 use aya_ebpf::programs::TracePointContext;
-use aya_ebpf::EbpfContext;
 use aya_log_ebpf::warn;
 use mesh_common::{
-    CgroupIdentity, Counter, END, Glob, MAX_PATH, MAX_PATTERN, Step, Subject,
-    UnitScan, glob_step, global, selector_kind,
+    CgroupIdentity, Counter, END, Glob, MAX_PATH, MAX_PATTERN, Step, Subject, UnitScan, glob_step,
+    global, selector_kind,
 };
 
 use crate::count;
-use crate::maps::{ACTIVE, CGROUPS, HEADERS, ROOT, ROOT_LENGTH, SELECTORS, WALK};
+use crate::maps::{CGROUPS, HEADERS, ROOT, ROOT_LENGTH, SELECTORS, WALK};
 
 const ROOT_AT: usize = 8;
 const ID_AT: usize = 16;
@@ -41,7 +41,7 @@ fn is_cgroup2(ctx: &TracePointContext) -> bool {
 /// Attributes the new cgroup under both policy slots.
 #[inline(always)]
 pub fn created(ctx: &TracePointContext) {
-    if !is_cgroup2(ctx) || ACTIVE.get(0).is_none_or(|active| active.slot_plus_one == 0) {
+    if !is_cgroup2(ctx) {
         return;
     }
     let Some(walk) = read_path(ctx) else {
@@ -57,7 +57,10 @@ pub fn created(ctx: &TracePointContext) {
     identity.subject[1] = walk.subject(1);
     if CGROUPS.insert(id, identity, 0).is_err() {
         count::own(Counter::CgroupsDropped);
-        warn!(ctx, "no room to remember cgroup {}: its calls to protected services fail", id);
+        warn!(
+            ctx,
+            "no room to remember cgroup {}: its calls to protected services fail", id
+        );
     }
 }
 
@@ -132,7 +135,11 @@ impl Walk {
     #[inline(always)]
     fn byte(&self, at: u32, end: u32) -> u16 {
         // `end` never exceeds the buffer; the mask tells the verifier.
-        if at < end { u16::from(self.path[at as usize % MAX_PATH]) } else { END }
+        if at < end {
+            u16::from(self.path[at as usize % MAX_PATH])
+        } else {
+            END
+        }
     }
 
     /// Whether the path is below the cgroup the mesh is limited to.
@@ -175,7 +182,11 @@ impl Walk {
         let selectors = header.selectors;
         // SAFETY: the callback has the signature the helper calls and uses no context.
         let walked = unsafe { bpf_loop(selectors, try_selector as *mut c_void, null_mut(), 0) };
-        if walked < 0 { Subject::UNKNOWN.0 } else { self.subject }
+        if walked < 0 {
+            Subject::UNKNOWN.0
+        } else {
+            self.subject
+        }
     }
 }
 

@@ -23,7 +23,10 @@ impl Process {
     pub fn current() -> Self {
         // SAFETY: the helper has no preconditions.
         let cgroup = unsafe { bpf_get_current_cgroup_id() };
-        Self { cgroup, uid: bpf_get_current_uid_gid() as u32 }
+        Self {
+            cgroup,
+            uid: bpf_get_current_uid_gid() as u32,
+        }
     }
 
     /// The subject of this process; [`Subject::UNKNOWN`] if its cgroup has not been seen.
@@ -62,8 +65,12 @@ impl Caller {
     /// `subject` as a caller.
     #[inline(always)]
     pub fn of(policy: &InForce, subject: u32) -> Self {
-        let mut caller =
-            Self { subject, namespace: 0, flags: 0, error: Reason::UnknownCaller };
+        let mut caller = Self {
+            subject,
+            namespace: 0,
+            flags: 0,
+            error: Reason::UnknownCaller,
+        };
         if subject >= Subject::FIRST_NAMED {
             match policy.get(&SUBJECTS, &subject) {
                 Some(info) => {
@@ -108,5 +115,9 @@ fn inherited(policy: &InForce) -> u32 {
             nearest = subject;
         }
     }
-    if nearest < Subject::FIRST_NAMED { Subject::UNKNOWN.0 } else { nearest }
+    if nearest < Subject::FIRST_NAMED {
+        Subject::UNKNOWN.0
+    } else {
+        nearest
+    }
 }

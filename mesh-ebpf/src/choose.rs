@@ -49,18 +49,36 @@ pub fn endpoint(
 fn split_for(policy: &InForce, caller: &Caller, destination: &Destination) -> Option<Split> {
     let frontend = destination.frontend;
     if destination.flags & destination_flag::CALLER_SPLITS != 0 {
-        let own = policy.get(&SPLITS, &SplitKey { subject: caller.subject, frontend });
+        let own = policy.get(
+            &SPLITS,
+            &SplitKey {
+                subject: caller.subject,
+                frontend,
+            },
+        );
         if own.is_some() {
             return own;
         }
         if caller.namespace != 0 {
-            let shared = policy.get(&SPLITS, &SplitKey { subject: caller.namespace, frontend });
+            let shared = policy.get(
+                &SPLITS,
+                &SplitKey {
+                    subject: caller.namespace,
+                    frontend,
+                },
+            );
             if shared.is_some() {
                 return shared;
             }
         }
     }
-    policy.get(&SPLITS, &SplitKey { subject: 0, frontend })
+    policy.get(
+        &SPLITS,
+        &SplitKey {
+            subject: 0,
+            frontend,
+        },
+    )
 }
 
 /// The endpoint at the counter's position.
@@ -71,7 +89,10 @@ fn next(
     destination: &Destination,
     split: &Split,
 ) -> Result<EndpointEntry, Reason> {
-    let key = SplitKey { subject: caller.subject, frontend: destination.frontend };
+    let key = SplitKey {
+        subject: caller.subject,
+        frontend: destination.frontend,
+    };
     at_position(policy, split, advance(&key)).ok_or(Reason::MissingEntry)
 }
 
@@ -83,7 +104,10 @@ fn at_position(policy: &InForce, split: &Split, position: u64) -> Option<Endpoin
     }
     let index = split.offset + (position % period) as u32;
     let ScheduleSlot { a: set, b: rank } = policy.at(&SCHEDULE, index)?;
-    let ScheduleSlot { a: size, b: per_period } = policy.at(&SCHEDULE, set)?;
+    let ScheduleSlot {
+        a: size,
+        b: per_period,
+    } = policy.at(&SCHEDULE, set)?;
     let size = u64::from(size);
     if size == 0 {
         return None;
@@ -144,7 +168,12 @@ fn kept_or_next(
         }
     }
     let endpoint = next(policy, caller, destination, split)?;
-    let value = AffinityValue { expires_ns, endpoint, digest: split.digest, _pad: 0 };
+    let value = AffinityValue {
+        expires_ns,
+        endpoint,
+        digest: split.digest,
+        _pad: 0,
+    };
     if AFFINITY.insert(key, value, 0).is_err() {
         count::own(Counter::AffinityDropped);
     }

@@ -27,7 +27,10 @@ pub struct SockAddr {
 impl SockAddr {
     #[inline(always)]
     pub fn new(ctx: &SockAddrContext, family: Family) -> Self {
-        Self { raw: ctx.sock_addr, family }
+        Self {
+            raw: ctx.sock_addr,
+            family,
+        }
     }
 
     /// The address and port in the context, IPv4 as IPv4-mapped.

@@ -20,7 +20,10 @@ pub fn find(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey) -> Option<Des
     }
     // SAFETY: the reference is only tested for presence.
     if loopback || unsafe { LOCAL_ADDRESSES.get(dialled.address) }.is_some() {
-        let local = SocketKey { address: Address::LOCAL, ..*dialled };
+        let local = SocketKey {
+            address: Address::LOCAL,
+            ..*dialled
+        };
         return policy.get(&DESTINATIONS, &local);
     }
     policy.get(&DESTINATIONS, &SocketKey::new(dialled.address, 0, 0))

@@ -117,7 +117,10 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
     // SAFETY: as above.
     count::add(unsafe { &raw mut (*stats).received_bytes }, received);
     // SAFETY: as above.
-    count::add(unsafe { &raw mut (*stats).retransmits }, u64::from(retransmits));
+    count::add(
+        unsafe { &raw mut (*stats).retransmits },
+        u64::from(retransmits),
+    );
 }
 
 /// Payload bytes sent and received. The kernel's counters are of sequence numbers, of which

@@ -40,25 +40,37 @@ fn outcome(allowed: bool) -> i32 {
 /// Judges `connect()` of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
 pub fn mesh_connect4(ctx: SockAddrContext) -> i32 {
-    outcome(outbound::connect(&SockAddr::new(&ctx, Family::V4), Hook::Connect4))
+    outcome(outbound::connect(
+        &SockAddr::new(&ctx, Family::V4),
+        Hook::Connect4,
+    ))
 }
 
 /// Judges `connect()` of an IPv6 socket, IPv4-mapped destinations included.
 #[cgroup_sock_addr(connect6)]
 pub fn mesh_connect6(ctx: SockAddrContext) -> i32 {
-    outcome(outbound::connect(&SockAddr::new(&ctx, Family::V6), Hook::Connect6))
+    outcome(outbound::connect(
+        &SockAddr::new(&ctx, Family::V6),
+        Hook::Connect6,
+    ))
 }
 
 /// Judges a datagram sent to an IPv4 address.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn mesh_sendmsg4(ctx: SockAddrContext) -> i32 {
-    outcome(outbound::send(&SockAddr::new(&ctx, Family::V4), Hook::Sendmsg4))
+    outcome(outbound::send(
+        &SockAddr::new(&ctx, Family::V4),
+        Hook::Sendmsg4,
+    ))
 }
 
 /// Judges a datagram sent to an IPv6 address.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn mesh_sendmsg6(ctx: SockAddrContext) -> i32 {
-    outcome(outbound::send(&SockAddr::new(&ctx, Family::V6), Hook::Sendmsg6))
+    outcome(outbound::send(
+        &SockAddr::new(&ctx, Family::V6),
+        Hook::Sendmsg6,
+    ))
 }
 
 /// Shows a datagram's sender as what was dialled.

@@ -12,9 +12,9 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
-    DenialRecord, Destination, EgressKey, EndpointEntry, FlowKey, FlowStats,
-    PolicyHeader, RuleKey, RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, SocketState,
-    Split, SplitKey, SubjectInfo, UdpFlows, global,
+    DenialRecord, Destination, EgressKey, EndpointEntry, FlowKey, FlowStats, PolicyHeader, RuleKey,
+    RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, SocketState, Split, SplitKey, SubjectInfo,
+    UdpFlows, global,
 };
 
 use crate::attribute::Walk;
@@ -146,7 +146,10 @@ impl InForce {
     #[inline(always)]
     pub fn current() -> Option<Self> {
         let slot = ACTIVE.get(0)?.slot_plus_one.checked_sub(1)?;
-        Some(Self { slot, header: *HEADERS.get(slot)? })
+        Some(Self {
+            slot,
+            header: *HEADERS.get(slot)?,
+        })
     }
 
     /// Looks `key` up in the policy's copy of `map`.

@@ -76,7 +76,14 @@ fn leave(policy: &InForce, dialled: &SocketKey, hook: Hook) -> bool {
     }
     let decision = verdict::judge_egress(policy, &caller, dialled);
     let source = caller.subject;
-    let attempt = Attempt { hook, process: &process, dialled, source, service: 0, frontend: 0 };
+    let attempt = Attempt {
+        hook,
+        process: &process,
+        dialled,
+        source,
+        service: 0,
+        frontend: 0,
+    };
     attempt.decided(&decision);
     decision.allows()
 }
@@ -111,7 +118,15 @@ impl<'a> Call<'a> {
     ) -> Self {
         let process = Process::current();
         let caller = Caller::current(policy, &process);
-        Self { ctx, policy, dialled, destination, hook, process, caller }
+        Self {
+            ctx,
+            policy,
+            dialled,
+            destination,
+            hook,
+            process,
+            caller,
+        }
     }
 
     #[inline(always)]
@@ -150,7 +165,13 @@ impl<'a> Call<'a> {
                 flags: 0,
             });
         }
-        choose::endpoint(self.policy, self.ctx, &self.caller, &self.process, self.destination)
+        choose::endpoint(
+            self.policy,
+            self.ctx,
+            &self.caller,
+            &self.process,
+            self.destination,
+        )
     }
 
     #[inline(always)]
@@ -213,15 +234,18 @@ impl<'a> Call<'a> {
             flow.dialled_port = 0;
         }
         let endpoint = self.endpoint()?;
-        displace(flows, UdpFlow {
-            dialled: self.dialled.address,
-            endpoint: endpoint.address,
-            dialled_port: self.dialled.port,
-            endpoint_port: endpoint.port,
-            version: endpoint.version,
-            revision,
-            _pad: 0,
-        });
+        displace(
+            flows,
+            UdpFlow {
+                dialled: self.dialled.address,
+                endpoint: endpoint.address,
+                dialled_port: self.dialled.port,
+                endpoint_port: endpoint.port,
+                version: endpoint.version,
+                revision,
+                _pad: 0,
+            },
+        );
         self.count_udp(&endpoint, 1, 1);
         self.redirect(&endpoint);
         Ok(false)

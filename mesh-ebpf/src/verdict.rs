@@ -25,12 +25,20 @@ impl Decision {
 
     #[inline(always)]
     fn policy((verdict, rule): (Verdict, u32)) -> Self {
-        Self { verdict, reason: Reason::Policy, rule }
+        Self {
+            verdict,
+            reason: Reason::Policy,
+            rule,
+        }
     }
 
     #[inline(always)]
     pub const fn denied(reason: Reason) -> Self {
-        Self { verdict: Verdict::Denied, reason, rule: 0 }
+        Self {
+            verdict: Verdict::Denied,
+            reason,
+            rule: 0,
+        }
     }
 }
 
@@ -45,7 +53,11 @@ pub fn on_error(reason: Reason, destination: &Destination) -> Decision {
     if destination.flags & CLOSED != 0 {
         Decision::denied(reason)
     } else {
-        Decision { verdict: Verdict::Allowed, reason, rule: 0 }
+        Decision {
+            verdict: Verdict::Allowed,
+            reason,
+            rule: 0,
+        }
     }
 }
 
@@ -126,7 +138,10 @@ fn merge_egress(
     port: u16,
     dialled: &SocketKey,
 ) {
-    let key = Key::new(EgressKey::BITS, EgressKey::new(subject, port, dialled.address.0));
+    let key = Key::new(
+        EgressKey::BITS,
+        EgressKey::new(subject, port, dialled.address.0),
+    );
     let Some(found) = EGRESS.get_value_ptr_mut(policy.slot, &key) else {
         return;
     };

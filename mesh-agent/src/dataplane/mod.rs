@@ -3,19 +3,208 @@
 //! Comes in: entries from [`crate::policy::compile`]. Goes out: map contents and records, with
 //! ids still being numbers. aya's types do not leave this module.
 
+mod addresses;
 mod cgroup;
 mod pins;
 mod policy_maps;
 mod programs;
+mod records;
+mod stats;
 mod table;
 mod tracefs;
 
 use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
 
-pub use cgroup::{Cgroup, Hierarchy};
-pub use pins::{Pins, PinsError};
-pub use programs::{Globals, HOOKS, attach, load};
-pub use table::Touched;
+use aya::Ebpf;
+use mesh_common::PolicyHeader;
+use mesh_sys::{effective_programs, netns_cookie};
+
+use self::addresses::LocalAddresses;
+pub use self::cgroup::{Cgroup, Hierarchy};
+pub use self::pins::{Pins, PinsError};
+use self::policy_maps::PolicyMaps;
+use self::programs::Globals;
+pub use self::programs::{HOOKS, Hooked};
+pub use self::records::{Reader, Records};
+use self::stats::StatsMaps;
+pub use self::stats::{Stats, Usage};
+pub use self::table::Touched;
+use crate::policy::compile::Entries;
+
+/// What the kernel side needs to know of its host.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The BPF file system.
+    pub bpffs: &'a Path,
+    /// The cgroup the mesh is limited to; `None` for the whole host.
+    pub cgroup_root: Option<&'a Path>,
+    /// Level of the programs' own log, 0 (off) to 5 (trace).
+    pub log_level: u8,
+}
+
+/// The kernel side.
+pub struct Dataplane {
+    pins: Pins,
+    hierarchy: Hierarchy,
+    ebpf: Option<Ebpf>,
+    policy: PolicyMaps,
+    stats: StatsMaps,
+    addresses: LocalAddresses,
+    unserved: Vec<(&'static str, String)>,
+}
+
+impl Dataplane {
+    /// Loads the programs on the pinned maps, makes the maps that are missing, and lets new
+    /// cgroups be seen. What is in force already stays in force.
+    ///
+    /// # Errors
+    ///
+    /// Another agent is running, or the kernel refuses.
+    pub fn load(options: Options<'_>) -> Result<(Self, Records), DataplaneError> {
+        let hierarchy = Hierarchy::find(options.cgroup_root)?;
+        let pins = Pins::take(options.bpffs)?;
+        let globals = Globals {
+            netns_cookie: netns_cookie()?,
+            root: hierarchy.prefix(),
+            log_level: options.log_level,
+        };
+        let mut ebpf = programs::load(&pins, globals)?;
+        let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
+        let records = Records::new(&mut ebpf)?;
+        let dataplane = Self {
+            policy: PolicyMaps::new(&mut ebpf, hierarchy.clone())?,
+            stats: StatsMaps::new(&mut ebpf)?,
+            addresses: LocalAddresses::new(&mut ebpf)?,
+            ebpf: Some(ebpf),
+            pins,
+            hierarchy,
+            unserved,
+        };
+        Ok((dataplane, records))
+    }
+
+    /// Puts the loaded programs in force. Called once, after the first policy is applied.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn attach(&mut self) -> Result<(), DataplaneError> {
+        self.addresses.refresh()?;
+        match self.ebpf.take() {
+            Some(mut ebpf) => programs::attach(&mut ebpf, &self.pins, &self.hierarchy),
+            None => Ok(()),
+        }
+    }
+
+    /// Summary of the policy in force; `None` before the first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn header(&self) -> Result<Option<PolicyHeader>, DataplaneError> {
+        Ok(self.policy.header()?)
+    }
+
+    /// Puts `entries` in force in one step. On an error the policy in force stays.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, such as for lack of memory.
+    pub fn apply(
+        &mut self,
+        entries: &Entries,
+        revision: u64,
+        id_epoch: u64,
+    ) -> Result<Touched, DataplaneError> {
+        let old_epoch = self.header()?.map(|header| header.id_epoch);
+        let touched = self.policy.apply(entries, revision, id_epoch)?;
+        if old_epoch.is_some_and(|old| old != id_epoch) {
+            self.stats.forget();
+        }
+        Ok(touched)
+    }
+
+    /// Waits until no program reads the policy that was in force before the last
+    /// [`Self::apply`], so that the next one may write over it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn quiesce(&mut self) -> Result<(), DataplaneError> {
+        Ok(self.policy.quiesce()?)
+    }
+
+    /// What was counted so far.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn stats(&self) -> Result<Stats, DataplaneError> {
+        Ok(self.stats.read()?)
+    }
+
+    /// How full the maps are.
+    pub fn usage(&self) -> Vec<Usage> {
+        let mut usage = stats::usage(&self.pins);
+        for map in &mut usage {
+            let entries = self
+                .policy
+                .entries(map.map)
+                .or_else(|| self.stats.entries(map.map));
+            let addresses = (map.map == "LOCAL_ADDRESSES").then(|| self.addresses.len());
+            map.entries = entries.or(addresses).unwrap_or_default() as u64;
+        }
+        usage
+    }
+
+    /// Each hook, and whether its program really acts on the mesh's cgroup.
+    pub fn effective(&self) -> Vec<(&'static Hooked, bool)> {
+        HOOKS
+            .iter()
+            .map(|hooked| (hooked, self.acts(hooked)))
+            .collect()
+    }
+
+    fn acts(&self, hooked: &Hooked) -> bool {
+        let Some(attach_type) = hooked.attach_type else {
+            return !self.unserved.iter().any(|(hook, _)| *hook == hooked.hook);
+        };
+        let program = programs::pinned_program(&self.pins, hooked.program);
+        let effective = self
+            .hierarchy
+            .open()
+            .and_then(|directory| effective_programs(directory.as_fd(), attach_type));
+        match (program, effective) {
+            (Some(program), Ok(effective)) => effective.contains(&program),
+            _ => false,
+        }
+    }
+
+    /// Hooks that this kernel does not offer, and why.
+    pub fn unserved(&self) -> &[(&'static str, String)] {
+        &self.unserved
+    }
+
+    /// The part of the cgroup hierarchy the mesh is about.
+    pub fn hierarchy(&self) -> &Hierarchy {
+        &self.hierarchy
+    }
+
+    /// Brings up to date what the kernel side cannot see by itself: cgroups and addresses of
+    /// the host; and forgets affinity that expired before `now_ns` (since boot).
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn tidy(&mut self, now_ns: u64) -> Result<(), DataplaneError> {
+        self.addresses.refresh()?;
+        self.policy.reconcile_cgroups()?;
+        self.stats.expire_affinity(now_ns);
+        Ok(())
+    }
+}
 
 /// Why the kernel side does not do what it should.
 #[derive(Debug, thiserror::Error)]

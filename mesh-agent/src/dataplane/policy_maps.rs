@@ -105,6 +105,24 @@ impl PolicyMaps {
         Ok(touched)
     }
 
+    /// How many entries the map `name` has in the slot in force, if it is one of these.
+    pub(super) fn entries(&self, name: &str) -> Option<usize> {
+        let slot = self.active_slot().ok()??;
+        match name {
+            "DESTINATIONS" => self.destinations.len(slot),
+            "RULES" => self.rules.len(slot),
+            "SUBJECTS" => self.subjects.len(slot),
+            "UIDS" => self.uids.len(slot),
+            "SPLITS" => self.splits.len(slot),
+            "SCHEDULE" => self.schedule.len(slot),
+            "ENDPOINTS" => self.endpoints.len(slot),
+            "EGRESS" => self.egress.len(slot),
+            "SELECTORS" => self.selectors.len(slot),
+            "CGROUPS" => Some(self.cgroups.keys().count()),
+            _ => None,
+        }
+    }
+
     /// Waits until nobody reads the slot that was in force before the last [`Self::apply`].
     pub(super) fn quiesce(&mut self) -> Result<(), MapError> {
         match self.active_slot()? {
@@ -153,8 +171,9 @@ impl PolicyMaps {
                     let selectors = self.selectors.entries(slot);
                     selectors.map_or(0, |selectors| attribute(cgroup, selectors, root).0)
                 });
-                self.cgroups
-                    .insert(cgroup.id, CgroupIdentity { subject }, 0)?;
+                // What the kernel side wrote meanwhile stays.
+                let identity = CgroupIdentity { subject };
+                let _ = self.cgroups.insert(cgroup.id, identity, NO_EXIST);
             }
         }
         // Those created since the walk began are in the map and not in the walk: only what no

@@ -100,7 +100,7 @@ pub const HOOKS: &[Hooked] = &[
 ];
 
 /// Maps that are pinned: all but the compiler's own and the log ring.
-pub const MAPS: &[&str] = &[
+pub(super) const MAPS: &[&str] = &[
     "ACTIVE",
     "AFFINITY",
     "CGROUPS",
@@ -130,17 +130,17 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-eb
 
 /// What the programs are told before they are loaded.
 #[derive(Clone, Copy, Debug)]
-pub struct Globals<'a> {
+pub(super) struct Globals<'a> {
     /// Cookie of the agent's network namespace.
-    pub netns_cookie: u64,
+    pub(super) netns_cookie: u64,
     /// Path of the cgroup the mesh is limited to; empty for the whole host.
-    pub root: &'a str,
+    pub(super) root: &'a str,
     /// Level of the programs' own log, 0 (off) to 5 (trace).
-    pub log_level: u8,
+    pub(super) log_level: u8,
 }
 
 /// Loads this build's programs on the pinned maps, making those that are missing.
-pub fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneError> {
+pub(super) fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneError> {
     let mut root = [0u8; global::ROOT_MAX];
     root[..globals.root.len()].copy_from_slice(globals.root.as_bytes());
     let root_length = globals.root.len() as u32;
@@ -174,27 +174,36 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
     }
 }
 
-/// Puts every loaded program in force below `hierarchy`. Returns the hooks that could not be
-/// served although the mesh can do without: tracepoints, on a kernel without them.
-pub fn attach(
+/// Lets new cgroups be seen. Returns the hooks this kernel does not offer, and why: the mesh can
+/// do without, watching directories instead.
+pub(super) fn attach_tracepoints(ebpf: &mut Ebpf, pins: &Pins) -> Vec<(&'static str, String)> {
+    let tracepoints = HOOKS.iter().filter(|hooked| hooked.attach_type.is_none());
+    let failed = tracepoints.filter_map(|hooked| {
+        let error = attach_tracepoint(ebpf, pins, hooked).err()?;
+        Some((hooked.hook, error.to_string()))
+    });
+    failed.collect()
+}
+
+/// Puts every loaded program in force below `hierarchy`.
+pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &Pins,
     hierarchy: &Hierarchy,
-) -> Result<Vec<(&'static str, String)>, DataplaneError> {
+) -> Result<(), DataplaneError> {
     let directory = hierarchy.open()?;
-    let mut missing = Vec::new();
-    // Attribution first: whatever is created from here on is seen.
-    for hooked in HOOKS.iter().filter(|hooked| hooked.attach_type.is_none()) {
-        if let Err(error) = attach_tracepoint(ebpf, pins, hooked) {
-            missing.push((hooked.hook, error.to_string()));
-        }
-    }
     for hooked in HOOKS {
         if let Some(attach_type) = hooked.attach_type {
             attach_cgroup(ebpf, pins, &directory, hooked, attach_type)?;
         }
     }
-    Ok(missing)
+    Ok(())
+}
+
+/// Id of the program that the pinned link of `program` runs.
+pub(super) fn pinned_program(pins: &Pins, program: &str) -> Option<u32> {
+    let link = PinnedLink::from_pin(pins.link(program)).ok()?;
+    FdLink::from(link).info().ok().map(|info| info.program_id())
 }
 
 /// Swaps the program of the pinned link if that still acts on our cgroup, else attaches anew.

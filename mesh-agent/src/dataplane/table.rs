@@ -233,16 +233,9 @@ impl<M: Inner> Table<M> {
             .map(|copy| copy.entries.as_slice())
     }
 
-    /// Entries and capacity of the copy in `slot`.
-    pub(super) fn usage(&self, slot: u32) -> Option<(usize, usize)> {
-        self.copies[slot as usize]
-            .as_ref()
-            .map(|copy| (copy.entries.len(), copy.capacity))
-    }
-
-    /// The inner maps this agent made.
-    pub(super) fn maps(&self) -> impl Iterator<Item = &M> {
-        self.copies.iter().flatten().map(|copy| &copy.map)
+    /// How many entries `slot` holds, if this agent wrote it.
+    pub(super) fn len(&self, slot: u32) -> Option<usize> {
+        self.entries(slot).map(<[M::Entry]>::len)
     }
 }
 

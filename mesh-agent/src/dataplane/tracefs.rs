@@ -10,7 +10,7 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 
 /// Runs `work` where tracefs is visible. Where it is not mounted, that is a thread with a mount
 /// namespace of its own, which ends with it.
-pub fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+pub(super) fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     if Path::new(TRACEFS).join("events").is_dir() {
         return work();
     }

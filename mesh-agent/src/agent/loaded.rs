@@ -1,0 +1,79 @@
+//! A policy from its files to what the kernel needs, not yet in force.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::Path;
+
+use crate::policy::compile::{Entries, compile};
+use crate::policy::diagnostic::Diagnostic;
+use crate::policy::ids::Ids;
+use crate::policy::model::Policy;
+use crate::policy::parse::{LocalNode, Parsed, load, parse};
+use crate::policy::source::SourceSet;
+
+/// A policy, parsed and compiled.
+pub(super) struct Loaded {
+    pub(super) sources: SourceSet,
+    pub(super) policy: Policy,
+    pub(super) ids: Ids,
+    pub(super) entries: Entries,
+    pub(super) warnings: Vec<Diagnostic>,
+    /// Digest of the files.
+    pub(super) digest: String,
+}
+
+impl Loaded {
+    /// Reads a directory.
+    pub(super) fn from_directory(
+        directory: &Path,
+        local: &LocalNode,
+        ids: &Ids,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let (sources, parsed) = load(directory, local);
+        Self::from_parsed(sources, parsed, ids)
+    }
+
+    /// Parses files that were read before.
+    pub(super) fn from_sources(
+        sources: SourceSet,
+        local: &LocalNode,
+        ids: &Ids,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let parsed = parse(&sources, local);
+        Self::from_parsed(sources, parsed, ids)
+    }
+
+    fn from_parsed(
+        sources: SourceSet,
+        parsed: Parsed,
+        ids: &Ids,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let Some(policy) = parsed.policy else {
+            return Err(parsed.diagnostics);
+        };
+        let mut ids = ids.clone();
+        let entries = compile(&policy, &mut ids);
+        let digest = digest(&sources);
+        Ok(Self { sources, policy, ids, entries, warnings: parsed.diagnostics, digest })
+    }
+
+    /// Names of the files.
+    pub(super) fn files(&self) -> Vec<String> {
+        self.sources.files.iter().map(|file| file.name.to_string()).collect()
+    }
+}
+
+/// Tells two sets of files apart; not meant to withstand somebody who wants them confused.
+fn digest(sources: &SourceSet) -> String {
+    let mut hasher = DefaultHasher::new();
+    for file in &sources.files {
+        file.name.hash(&mut hasher);
+        file.text.hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}
+
+/// Diagnostics as `mesh-agent check` says them.
+pub(super) fn render(diagnostics: &[Diagnostic]) -> String {
+    let rendered: Vec<String> = diagnostics.iter().map(|problem| problem.render(false)).collect();
+    rendered.join("\n")
+}

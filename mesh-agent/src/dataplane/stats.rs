@@ -1,0 +1,199 @@
+//! Counters as the kernel has them: ids instead of names, added up over the CPUs.
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::Ebpf;
+use aya::maps::{
+    ArrayOfMaps, HashMap, Map, MapData, MapError, MapFd, MapType, PerCpuArray, PerCpuHashMap,
+};
+use mesh_common::{
+    AffinityKey, AffinityValue, CONNECT_BUCKETS, Counter, DecisionKey, FlowKey, FlowStats, SLOTS,
+    SplitKey,
+};
+
+use super::DataplaneError;
+use super::pins::Pins;
+use super::policy_maps::take;
+use super::programs::MAPS;
+
+/// The maps that hold counters.
+pub(super) struct StatsMaps {
+    flows: PerCpuHashMap<MapData, FlowKey, FlowStats>,
+    decisions: PerCpuHashMap<MapData, DecisionKey, [u64; 2]>,
+    counters: PerCpuArray<MapData, u64>,
+    split_counters: HashMap<MapData, SplitKey, u64>,
+    affinity: HashMap<MapData, AffinityKey, AffinityValue>,
+}
+
+/// What was counted so far.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Flows.
+    pub flows: Vec<(FlowKey, FlowStats)>,
+    /// Decisions.
+    pub decisions: Vec<(DecisionKey, u64)>,
+    /// What the programs count about themselves, by [`Counter`].
+    pub counters: [u64; Counter::COUNT as usize],
+}
+
+/// How full a map is.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// Its name.
+    pub map: &'static str,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+    /// Memory the kernel charges for it, bytes.
+    pub memory: u64,
+}
+
+impl StatsMaps {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            flows: take(ebpf, "FLOWS")?.try_into()?,
+            decisions: take(ebpf, "DECISIONS")?.try_into()?,
+            counters: take(ebpf, "COUNTERS")?.try_into()?,
+            split_counters: take(ebpf, "SPLIT_COUNTERS")?.try_into()?,
+            affinity: take(ebpf, "AFFINITY")?.try_into()?,
+        })
+    }
+
+    /// Reads all counters.
+    pub(super) fn read(&self) -> Result<Stats, MapError> {
+        let mut stats = Stats::default();
+        for entry in self.flows.iter() {
+            let (key, values) = entry?;
+            stats
+                .flows
+                .push((key, values.iter().fold(FlowStats::default(), add)));
+        }
+        for entry in self.decisions.iter() {
+            let (key, values) = entry?;
+            stats
+                .decisions
+                .push((key, values.iter().map(|value| value[0]).sum()));
+        }
+        for (index, total) in stats.counters.iter_mut().enumerate() {
+            *total = self.counters.get(&(index as u32), 0)?.iter().sum();
+        }
+        Ok(stats)
+    }
+
+    /// Forgets everything that is keyed by ids, after ids have started over.
+    pub(super) fn forget(&mut self) {
+        // A key that vanishes meanwhile is forgotten all the same.
+        self.flows
+            .keys()
+            .flatten()
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|key| {
+                let _ = self.flows.remove(key);
+            });
+        self.decisions
+            .keys()
+            .flatten()
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|key| {
+                let _ = self.decisions.remove(key);
+            });
+        self.split_counters
+            .keys()
+            .flatten()
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|key| {
+                let _ = self.split_counters.remove(key);
+            });
+        self.affinity
+            .keys()
+            .flatten()
+            .collect::<Vec<_>>()
+            .iter()
+            .for_each(|key| {
+                let _ = self.affinity.remove(key);
+            });
+    }
+
+    /// How many entries the map `name` has, if it is one of these.
+    pub(super) fn entries(&self, name: &str) -> Option<usize> {
+        match name {
+            "FLOWS" => Some(self.flows.keys().count()),
+            "DECISIONS" => Some(self.decisions.keys().count()),
+            "SPLIT_COUNTERS" => Some(self.split_counters.keys().count()),
+            "AFFINITY" => Some(self.affinity.keys().count()),
+            _ => None,
+        }
+    }
+
+    /// Removes affinity entries that expired before `now_ns` (since boot).
+    pub(super) fn expire_affinity(&mut self, now_ns: u64) {
+        let expired: Vec<AffinityKey> = self
+            .affinity
+            .iter()
+            .flatten()
+            .filter(|(_, value)| value.expires_ns < now_ns)
+            .map(|(key, _)| key)
+            .collect();
+        for key in expired {
+            // It may be gone.
+            let _ = self.affinity.remove(&key);
+        }
+    }
+}
+
+fn add(mut total: FlowStats, cpu: &FlowStats) -> FlowStats {
+    total.opened += cpu.opened;
+    total.closed += cpu.closed;
+    total.failed += cpu.failed;
+    total.sent_bytes += cpu.sent_bytes;
+    total.received_bytes += cpu.received_bytes;
+    total.retransmits += cpu.retransmits;
+    total.connect_ns += cpu.connect_ns;
+    for bucket in 0..CONNECT_BUCKETS {
+        total.connect_buckets[bucket] += cpu.connect_buckets[bucket];
+    }
+    total
+}
+
+/// Capacity and memory of every pinned map and, for policy maps, of the copies in it. How many
+/// entries there are only the owner of a map knows.
+pub(super) fn usage(pins: &Pins) -> Vec<Usage> {
+    MAPS.iter().filter_map(|map| usage_of(pins, map)).collect()
+}
+
+fn usage_of(pins: &Pins, map: &'static str) -> Option<Usage> {
+    let data = MapData::from_pin(pins.map(map)).ok()?;
+    let info = data.info().ok()?;
+    let mut usage = Usage {
+        map,
+        entries: 0,
+        capacity: 0,
+        memory: memory(data.fd()),
+    };
+    if info.map_type().ok()? == MapType::ArrayOfMaps {
+        let outer: ArrayOfMaps<MapData> = Map::ArrayOfMaps(data).try_into().ok()?;
+        for inner in (0..SLOTS).filter_map(|slot| outer.get(&slot, 0).ok()) {
+            usage.capacity = usage
+                .capacity
+                .max(u64::from(inner.info().ok()?.max_entries()));
+            usage.memory += memory(inner.fd());
+        }
+    } else {
+        usage.capacity = u64::from(info.max_entries());
+    }
+    Some(usage)
+}
+
+/// Memory of a map as the kernel accounts it.
+fn memory(map: &MapFd) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    line.and_then(|bytes| bytes.trim().parse().ok())
+        .unwrap_or_default()
+}
