@@ -1,1 +1,5 @@
-//! (being written)
+//! What people type: one module for each command, which takes what it needs and returns the exit
+//! code.
+
+pub mod output;
+pub mod status;
