@@ -8,7 +8,9 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
+use tokio::time::sleep;
 
+use super::limits::FRESH;
 use super::metrics::Metrics;
 use super::scrape::{Kept, Scraper};
 use super::single::{Single, Unavailable};
@@ -110,8 +112,14 @@ impl Routes {
         self.metrics.scraped();
         let format = Format::of_accept(joined(headers, header::ACCEPT).as_deref());
         let packed = wants_gzip(joined(headers, header::ACCEPT_ENCODING).as_deref());
-        let work = move |scraper: &mut Scraper| scraper.body(format, packed);
-        let body = self.scraper.run(work).await?;
+        let work = move |scraper: &mut Scraper| {
+            scraper.expire();
+            (scraper.is_empty(), scraper.body(format, packed))
+        };
+        let (new, body) = self.scraper.run(work).await?;
+        if new {
+            tokio::spawn(expire(self.scraper.clone()));
+        }
         let mut response = response(StatusCode::OK, format.content_type(), body);
         let headers = response.headers_mut();
         headers.insert(
@@ -156,6 +164,13 @@ impl Routes {
             ),
         })
     }
+}
+
+/// Frees a scrape once it is of no use any more. It ends by itself, and each snapshot has one.
+async fn expire(scraper: Single<Scraper>) {
+    sleep(FRESH).await;
+    // Where this fails, the next scrape does it.
+    let _ = scraper.run(Scraper::expire).await;
 }
 
 /// Everything that can be asked for.
