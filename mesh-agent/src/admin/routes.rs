@@ -134,9 +134,10 @@ impl Routes {
 
     async fn status(&self) -> Answer {
         let source = self.source.clone();
-        let work = move |(): &mut ()| serde_json::to_value(Document::from(source.status()));
+        let work =
+            move |(): &mut ()| serde_json::to_string_pretty(&Document::from(source.status()));
         match self.status.run(work).await? {
-            Ok(document) => Ok(json(StatusCode::OK, &document)),
+            Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
             Err(_) => Err(Unavailable::Failed),
         }
     }
@@ -147,20 +148,26 @@ impl Routes {
         Ok(match outcome {
             Ok(reloaded) => json(
                 StatusCode::OK,
-                &json!({
-                    "schema_version": SCHEMA_VERSION,
-                    "outcome": "ok",
-                    "revision": reloaded.revision,
-                    "digest": reloaded.digest,
-                }),
+                format!(
+                    "{:#}\n",
+                    json!({
+                        "schema_version": SCHEMA_VERSION,
+                        "outcome": "ok",
+                        "revision": reloaded.revision,
+                        "digest": reloaded.digest,
+                    })
+                ),
             ),
             Err(rejected) => json(
                 StatusCode::UNPROCESSABLE_ENTITY,
-                &json!({
-                    "schema_version": SCHEMA_VERSION,
-                    "outcome": "rejected",
-                    "diagnostics": rejected.diagnostics,
-                }),
+                format!(
+                    "{:#}\n",
+                    json!({
+                        "schema_version": SCHEMA_VERSION,
+                        "outcome": "rejected",
+                        "diagnostics": rejected.diagnostics,
+                    })
+                ),
             ),
         })
     }
@@ -268,9 +275,8 @@ fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     response(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(status: StatusCode, document: &serde_json::Value) -> Response<Full<Bytes>> {
-    let body = format!("{document:#}\n");
-    response(status, "application/json", body.into())
+fn json(status: StatusCode, document: String) -> Response<Full<Bytes>> {
+    response(status, "application/json", document.into())
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {

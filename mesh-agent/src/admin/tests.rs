@@ -203,6 +203,7 @@ fn the_unix_socket_has_status_and_reload() {
     let site = start(Fake::default());
     let (status, body) = site.unix(Method::GET, "/status");
     assert_eq!(status, 200);
+    assert!(body.starts_with("{\n  \"schema_version\": 1,\n"), "{body}");
     let document: Document = serde_json::from_str(&body).expect("document");
     assert_eq!(document.status.node, "edge-1");
     assert!(!document.problems.is_empty());
