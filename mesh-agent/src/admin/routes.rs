@@ -8,7 +8,9 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
+use tokio::time::sleep;
 
+use super::limits::FRESH;
 use super::metrics::Metrics;
 use super::scrape::{Kept, Scraper};
 use super::single::{Single, Unavailable};
@@ -110,8 +112,14 @@ impl Routes {
         self.metrics.scraped();
         let format = Format::of_accept(joined(headers, header::ACCEPT).as_deref());
         let packed = wants_gzip(joined(headers, header::ACCEPT_ENCODING).as_deref());
-        let work = move |scraper: &mut Scraper| scraper.body(format, packed);
-        let body = self.scraper.run(work).await?;
+        let work = move |scraper: &mut Scraper| {
+            scraper.expire();
+            (scraper.is_empty(), scraper.body(format, packed))
+        };
+        let (new, body) = self.scraper.run(work).await?;
+        if new {
+            tokio::spawn(expire(self.scraper.clone()));
+        }
         let mut response = response(StatusCode::OK, format.content_type(), body);
         let headers = response.headers_mut();
         headers.insert(
@@ -126,9 +134,10 @@ impl Routes {
 
     async fn status(&self) -> Answer {
         let source = self.source.clone();
-        let work = move |(): &mut ()| serde_json::to_value(Document::from(source.status()));
+        let work =
+            move |(): &mut ()| serde_json::to_string_pretty(&Document::from(source.status()));
         match self.status.run(work).await? {
-            Ok(document) => Ok(json(StatusCode::OK, &document)),
+            Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
             Err(_) => Err(Unavailable::Failed),
         }
     }
@@ -139,23 +148,36 @@ impl Routes {
         Ok(match outcome {
             Ok(reloaded) => json(
                 StatusCode::OK,
-                &json!({
-                    "schema_version": SCHEMA_VERSION,
-                    "outcome": "ok",
-                    "revision": reloaded.revision,
-                    "digest": reloaded.digest,
-                }),
+                format!(
+                    "{:#}\n",
+                    json!({
+                        "schema_version": SCHEMA_VERSION,
+                        "outcome": "ok",
+                        "revision": reloaded.revision,
+                        "digest": reloaded.digest,
+                    })
+                ),
             ),
             Err(rejected) => json(
                 StatusCode::UNPROCESSABLE_ENTITY,
-                &json!({
-                    "schema_version": SCHEMA_VERSION,
-                    "outcome": "rejected",
-                    "diagnostics": rejected.diagnostics,
-                }),
+                format!(
+                    "{:#}\n",
+                    json!({
+                        "schema_version": SCHEMA_VERSION,
+                        "outcome": "rejected",
+                        "diagnostics": rejected.diagnostics,
+                    })
+                ),
             ),
         })
     }
+}
+
+/// Frees a scrape once it is of no use any more. It ends by itself, and each snapshot has one.
+async fn expire(scraper: Single<Scraper>) {
+    sleep(FRESH).await;
+    // Where this fails, the next scrape does it.
+    let _ = scraper.run(Scraper::expire).await;
 }
 
 /// Everything that can be asked for.
@@ -253,9 +275,8 @@ fn plain(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
     response(status, "text/plain; charset=utf-8", body)
 }
 
-fn json(status: StatusCode, document: &serde_json::Value) -> Response<Full<Bytes>> {
-    let body = format!("{document:#}\n");
-    response(status, "application/json", body.into())
+fn json(status: StatusCode, document: String) -> Response<Full<Bytes>> {
+    response(status, "application/json", document.into())
 }
 
 fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {

@@ -23,8 +23,13 @@ impl<T> Default for Kept<T> {
 impl<T> Kept<T> {
     /// What is kept if it is fresh, else what `compute` gives.
     pub(super) fn get_or(&mut self, compute: impl FnOnce() -> T) -> &mut T {
-        self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
+        self.expire();
         &mut self.0.get_or_insert_with(|| (Instant::now(), compute())).1
+    }
+
+    /// Forgets what is not fresh.
+    fn expire(&mut self) {
+        self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
     }
 }
 
@@ -47,6 +52,16 @@ impl Scraper {
             exporter,
             kept: Kept::default(),
         }
+    }
+
+    /// Frees what is not fresh: bodies can be larger than the rest of the agent.
+    pub(super) fn expire(&mut self) {
+        self.kept.expire();
+    }
+
+    /// Whether nothing is kept, so that the next body is a new snapshot's.
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.0.is_none()
     }
 
     /// The body in a format, compressed if `packed`.

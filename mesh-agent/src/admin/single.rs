@@ -21,6 +21,12 @@ pub(super) enum Unavailable {
 #[derive(Debug)]
 pub(super) struct Single<T>(Arc<Mutex<T>>);
 
+impl<T> Clone for Single<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
 impl<T: Send + 'static> Single<T> {
     pub(super) fn new(state: T) -> Self {
         Self(Arc::new(Mutex::new(state)))

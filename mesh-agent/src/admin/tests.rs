@@ -15,7 +15,7 @@ use hyper::Method;
 use tempfile::TempDir;
 
 use super::*;
-use crate::telemetry::snapshot::{FlowSeries, Transport};
+use crate::telemetry::snapshot::{FlowSeries, MapUsage, Transport};
 use crate::telemetry::status::Document;
 
 mod hostile;
@@ -28,6 +28,8 @@ struct Fake {
     slow: Duration,
     pending: Vec<String>,
     broken: bool,
+    /// Shared with every snapshot that is alive.
+    mark: Arc<str>,
 }
 
 impl Source for Fake {
@@ -44,6 +46,13 @@ impl Source for Fake {
         };
         Snapshot {
             flows: (0..self.series).map(flow).collect(),
+            maps: vec![MapUsage {
+                map: self.mark.clone(),
+                entries: 0,
+                capacity: 1,
+                memory_bytes: 0,
+                evicts: false,
+            }],
             ..Snapshot::default()
         }
     }
@@ -194,6 +203,7 @@ fn the_unix_socket_has_status_and_reload() {
     let site = start(Fake::default());
     let (status, body) = site.unix(Method::GET, "/status");
     assert_eq!(status, 200);
+    assert!(body.starts_with("{\n  \"schema_version\": 1,\n"), "{body}");
     let document: Document = serde_json::from_str(&body).expect("document");
     assert_eq!(document.status.node, "edge-1");
     assert!(!document.problems.is_empty());

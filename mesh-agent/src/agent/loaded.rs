@@ -42,23 +42,30 @@ impl Loaded {
         Self::from_parsed(sources, parsed, ids)
     }
 
-    fn from_parsed(
-        sources: SourceSet,
-        parsed: Parsed,
-        ids: &Ids,
-    ) -> Result<Self, Vec<Diagnostic>> {
+    fn from_parsed(sources: SourceSet, parsed: Parsed, ids: &Ids) -> Result<Self, Vec<Diagnostic>> {
         let Some(policy) = parsed.policy else {
             return Err(parsed.diagnostics);
         };
         let mut ids = ids.clone();
         let entries = compile(&policy, &mut ids);
         let digest = digest(&sources);
-        Ok(Self { sources, policy, ids, entries, warnings: parsed.diagnostics, digest })
+        Ok(Self {
+            sources,
+            policy,
+            ids,
+            entries,
+            warnings: parsed.diagnostics,
+            digest,
+        })
     }
 
     /// Names of the files.
     pub(super) fn files(&self) -> Vec<String> {
-        self.sources.files.iter().map(|file| file.name.to_string()).collect()
+        self.sources
+            .files
+            .iter()
+            .map(|file| file.name.to_string())
+            .collect()
     }
 }
 
@@ -74,6 +81,9 @@ fn digest(sources: &SourceSet) -> String {
 
 /// Diagnostics as `mesh-agent check` says them.
 pub(super) fn render(diagnostics: &[Diagnostic]) -> String {
-    let rendered: Vec<String> = diagnostics.iter().map(|problem| problem.render(false)).collect();
+    let rendered: Vec<String> = diagnostics
+        .iter()
+        .map(|problem| problem.render(false))
+        .collect();
     rendered.join("\n")
 }

@@ -6,24 +6,31 @@
 mod denials;
 mod loaded;
 mod names;
+mod run;
 mod saved;
+mod shares;
 mod view;
 mod watch;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_common::DenialRecord;
+use nix::time::{ClockId, clock_gettime};
 
 use self::denials::Denials;
 use self::loaded::{Loaded, render};
 use self::names::Names;
+pub use self::run::run;
 use self::saved::Saved;
-pub use self::watch::run_watch;
+use self::shares::Opened;
 use crate::admin::{Rejected, Reloaded};
 use crate::config::AgentConfig;
-use crate::dataplane::{Dataplane, DataplaneError, Options, Reader, Touched};
+use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
-use crate::policy::model::Policy;
+use crate::policy::model::{Policy, Split};
 use crate::policy::parse::LocalNode;
 
 /// Why the agent does not start.
@@ -33,7 +40,7 @@ pub enum StartError {
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
     /// The files are broken, and there is no earlier policy to enforce.
-    #[error("the configuration is invalid and no earlier policy is known")]
+    #[error("the configuration is invalid, and no earlier policy is known to enforce instead")]
     Configuration(Vec<Diagnostic>),
     /// A thread or a watch.
     #[error(transparent)]
@@ -47,7 +54,7 @@ pub struct Agent {
     dataplane: Mutex<Dataplane>,
     state: Mutex<State>,
     denials: Mutex<Denials>,
-    ready: std::sync::atomic::AtomicBool,
+    ready: AtomicBool,
 }
 
 /// What the agent knows of its policy.
@@ -68,12 +75,255 @@ struct Current {
     revision: u64,
     applied: SystemTime,
     took: Duration,
+    /// What was opened when the splits last changed.
+    opened_before: Opened,
 }
 
 /// A set of files that was not applied.
 struct RejectedSet {
     when: SystemTime,
-    digest_of_problem: String,
+    diagnostics: String,
+}
+
+impl Agent {
+    /// Loads the kernel side, puts the policy in force and attaches the programs, in this
+    /// order. What an earlier agent left in force stays so until then.
+    ///
+    /// # Errors
+    ///
+    /// Another agent is running, the kernel refuses, or there is no policy to enforce.
+    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Reader), StartError> {
+        let saved = Saved::load(&config.paths.state_dir);
+        let (dataplane, records) = Dataplane::load(Options {
+            bpffs: &config.paths.bpffs,
+            cgroup_root: config.paths.cgroup_root.as_deref(),
+            log_level: config.log.kernel as u8,
+        })?;
+        for (hook, error) in dataplane.unserved() {
+            tracing::warn!(
+                hook,
+                error,
+                "this kernel does not offer the hook; watching directories instead"
+            );
+        }
+        let (ids, sources) = match saved {
+            Some(saved) => (saved.ids, Some(saved.sources)),
+            None => (Ids::new(epoch()), None),
+        };
+        let denials = Denials::new(dataplane.hierarchy().clone());
+        let agent = Arc::new(Self {
+            config,
+            started: Instant::now(),
+            dataplane: Mutex::new(dataplane),
+            state: Mutex::new(State {
+                ids,
+                current: None,
+                rejected: None,
+                reloads_ok: 0,
+                reloads_rejected: 0,
+            }),
+            denials: Mutex::new(denials),
+            ready: AtomicBool::new(false),
+        });
+        agent.first_policy(sources)?;
+        lock(&agent.dataplane).attach()?;
+        agent.ready.store(true, Ordering::Release);
+        let reader = Arc::clone(&agent);
+        let records = records.read(move |record| reader.record(record))?;
+        Ok((agent, records))
+    }
+
+    /// Applies the files; if they are broken the last good ones; if there are none, what is in
+    /// force already stays.
+    fn first_policy(
+        &self,
+        saved: Option<crate::policy::source::SourceSet>,
+    ) -> Result<(), StartError> {
+        let started = Instant::now();
+        let mut state = lock(&self.state);
+        let local = self.local_node();
+        let files = Loaded::from_directory(&self.config.paths.config_dir, &local, &state.ids);
+        let problems = match files {
+            Ok(loaded) => return Ok(self.apply(&mut state, loaded, started)?),
+            Err(problems) => problems,
+        };
+        self.reject(&mut state, &problems);
+        let last = saved.map(|sources| Loaded::from_sources(sources, &local, &state.ids));
+        match last {
+            Some(Ok(loaded)) => {
+                tracing::warn!("enforcing the last good policy instead");
+                Ok(self.apply(&mut state, loaded, started)?)
+            }
+            _ if lock(&self.dataplane).header()?.is_some() => {
+                tracing::warn!("the policy an earlier agent put in force stays");
+                Ok(())
+            }
+            _ => Err(StartError::Configuration(problems)),
+        }
+    }
+
+    /// Reads the files again and puts them in force, all or nothing.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; the policy in force stays.
+    pub fn reload(&self) -> Result<Reloaded, Rejected> {
+        let started = Instant::now();
+        let mut state = lock(&self.state);
+        let local = self.local_node();
+        let directory = &self.config.paths.config_dir;
+        let loaded = Loaded::from_directory(directory, &local, &state.ids)
+            .map_err(|problems| self.reject(&mut state, &problems))?;
+        let unchanged = state
+            .current
+            .as_ref()
+            .filter(|current| current.digest == loaded.digest);
+        if let Some(current) = unchanged {
+            let (revision, digest) = (current.revision, current.digest.clone());
+            state.rejected = None;
+            return Ok(Reloaded { revision, digest });
+        }
+        let digest = loaded.digest.clone();
+        self.apply(&mut state, loaded, started).map_err(|error| {
+            let problem = Diagnostic::error("kernel", error.to_string());
+            self.reject(&mut state, &[problem])
+        })?;
+        let revision = state.current.as_ref().map_or(0, |current| current.revision);
+        Ok(Reloaded { revision, digest })
+    }
+
+    fn apply(
+        &self,
+        state: &mut State,
+        loaded: Loaded,
+        started: Instant,
+    ) -> Result<(), DataplaneError> {
+        let mut dataplane = lock(&self.dataplane);
+        let revision = dataplane.header()?.map_or(1, |header| header.revision + 1);
+        let touched = dataplane.apply(&loaded.entries, revision, loaded.ids.epoch)?;
+        let took = started.elapsed();
+        for warning in &loaded.warnings {
+            tracing::warn!("{}", warning.render(false));
+        }
+        tracing::info!(
+            revision,
+            services = loaded.policy.services.len(),
+            rules = loaded.policy.rules.len(),
+            entries = loaded.entries.len(),
+            written = touched.written,
+            deleted = touched.deleted,
+            took_ms = took.as_millis() as u64,
+            "policy in force"
+        );
+        let names = Names::new(&loaded.ids, &loaded.policy);
+        let opened_before = match &state.current {
+            Some(current) if same_splits(&current.policy, &loaded.policy) => {
+                current.opened_before.clone()
+            }
+            _ => dataplane.stats().map_or_else(
+                |_| Opened::new(),
+                |stats| shares::opened(&stats.flows, &names),
+            ),
+        };
+        state.ids = loaded.ids.clone();
+        state.rejected = None;
+        state.reloads_ok += 1;
+        state.current = Some(Arc::new(Current {
+            names,
+            digest: loaded.digest.clone(),
+            files: loaded.files(),
+            policy: loaded.policy,
+            revision,
+            applied: SystemTime::now(),
+            took,
+            opened_before,
+        }));
+        dataplane.quiesce()?;
+        drop(dataplane);
+        let saved = Saved::new(loaded.ids, loaded.sources);
+        if let Err(error) = saved.store(&self.config.paths.state_dir) {
+            let directory = self.config.paths.state_dir.display();
+            tracing::error!(%directory, %error, "cannot save the policy for the next boot");
+        }
+        Ok(())
+    }
+
+    /// Remembers that the newest files are not in force, and says so once.
+    fn reject(&self, state: &mut State, problems: &[Diagnostic]) -> Rejected {
+        let diagnostics = render(problems);
+        let known = state
+            .rejected
+            .as_ref()
+            .is_some_and(|old| old.diagnostics == diagnostics);
+        if !known {
+            state.reloads_rejected += 1;
+            tracing::error!("the configuration is not applied:\n{diagnostics}");
+            let when = SystemTime::now();
+            state.rejected = Some(RejectedSet {
+                when,
+                diagnostics: diagnostics.clone(),
+            });
+        }
+        Rejected { diagnostics }
+    }
+
+    /// Brings the kernel side up to date with the host.
+    fn tidy(&self) {
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(Duration::from)
+            .unwrap_or_default();
+        if let Err(error) = lock(&self.dataplane).tidy(now.as_nanos() as u64) {
+            tracing::error!(%error, "cannot bring the kernel side up to date");
+        }
+    }
+
+    fn record(&self, record: Option<DenialRecord>) {
+        let current = self.current();
+        let mut denials = lock(&self.denials);
+        match record {
+            Some(record) => match &current {
+                Some(current) => denials.take(&record, &current.names),
+                None => denials.take(&record, &Names::default()),
+            },
+            None => denials.malformed += 1,
+        }
+    }
+
+    fn current(&self) -> Option<Arc<Current>> {
+        lock(&self.state).current.clone()
+    }
+
+    fn local_node(&self) -> LocalNode {
+        local_node(&self.config)
+    }
+}
+
+/// This node as the parser needs to know it.
+pub fn local_node(config: &AgentConfig) -> LocalNode {
+    LocalNode {
+        name: Arc::clone(&config.node.name),
+        address: config.node.address,
+        trust_domain: Arc::clone(&config.node.trust_domain),
+    }
+}
+
+fn same_splits(a: &Policy, b: &Policy) -> bool {
+    let key = |split: &Split| {
+        (
+            split.service.clone(),
+            split.from.clone(),
+            split.weights.clone(),
+        )
+    };
+    a.splits.iter().map(key).eq(b.splits.iter().map(key))
+}
+
+/// A number that no earlier id table of this host had.
+fn epoch() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos() as u64
 }
 
 /// Locks; a panic of another thread while it held the lock leaves data that is whole.

@@ -20,7 +20,10 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(ids: &Ids, policy: &Policy) -> Self {
-        let places = policy.rules.iter().map(|rule| (Arc::clone(&rule.name), rule.place.clone()));
+        let places = policy
+            .rules
+            .iter()
+            .map(|rule| (Arc::clone(&rule.name), rule.place.clone()));
         Self {
             subjects: names(&ids.subjects),
             versions: names(&ids.versions),
@@ -42,12 +45,20 @@ impl Names {
 
     /// A called service; `-` for one outside the mesh.
     pub(super) fn service(&self, id: u32) -> Arc<str> {
-        if id == 0 { "-".into() } else { self.subject(id) }
+        if id == 0 {
+            "-".into()
+        } else {
+            self.subject(id)
+        }
     }
 
     /// A version; `-` where none was chosen.
     pub(super) fn version(&self, id: u32) -> Arc<str> {
-        if id == 0 { "-".into() } else { lookup(&self.versions, id) }
+        if id == 0 {
+            "-".into()
+        } else {
+            lookup(&self.versions, id)
+        }
     }
 
     /// A rule: `default` for the default, `-` where the reason is not policy.
@@ -69,7 +80,11 @@ impl Names {
 }
 
 fn names(table: &Table) -> HashMap<u32, Arc<str>> {
-    table.names().into_iter().map(|(id, name)| (id, name.into())).collect()
+    table
+        .names()
+        .into_iter()
+        .map(|(id, name)| (id, name.into()))
+        .collect()
 }
 
 fn lookup(names: &HashMap<u32, Arc<str>>, id: u32) -> Arc<str> {

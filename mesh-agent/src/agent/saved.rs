@@ -23,7 +23,11 @@ pub(super) struct Saved {
 
 impl Saved {
     pub(super) fn new(ids: Ids, sources: SourceSet) -> Self {
-        Self { schema_version: SCHEMA_VERSION, ids, sources }
+        Self {
+            schema_version: SCHEMA_VERSION,
+            ids,
+            sources,
+        }
     }
 
     /// Reads what was saved in `directory`; `None` if there is nothing, or nothing usable,
@@ -77,7 +81,9 @@ mod tests {
         let mut ids = Ids::new(7);
         ids.subjects.id("shop/a");
         let sources = SourceSet::from_texts([("a.toml", "[mesh]\n")]);
-        Saved::new(ids.clone(), sources.clone()).store(directory.path()).expect("stored");
+        Saved::new(ids.clone(), sources.clone())
+            .store(directory.path())
+            .expect("stored");
         let loaded = Saved::load(directory.path()).expect("loaded");
         assert_eq!((loaded.ids, loaded.sources), (ids, sources));
         fs::write(directory.path().join(FILE), "{").expect("written");

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use crate::dataplane::Hierarchy;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 /// A watched directory.
@@ -23,7 +24,12 @@ impl Watch {
     pub(super) fn new(directory: &Path) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let directory = directory.to_owned();
-        let mut watch = Self { inotify, directory, descriptor: None, writing: HashSet::new() };
+        let mut watch = Self {
+            inotify,
+            directory,
+            descriptor: None,
+            writing: HashSet::new(),
+        };
         watch.renew();
         Ok(watch)
     }
@@ -82,15 +88,61 @@ impl Watch {
 
     /// A file that somebody has written to and not closed yet.
     pub(super) fn being_written(&self) -> Option<String> {
-        self.writing.iter().next().map(|name| name.to_string_lossy().into_owned())
+        self.writing
+            .iter()
+            .next()
+            .map(|name| name.to_string_lossy().into_owned())
     }
 }
 
 fn is_ours(name: &OsString) -> bool {
-    Path::new(name).extension().is_some_and(|extension| extension == "toml")
+    Path::new(name)
+        .extension()
+        .is_some_and(|extension| extension == "toml")
 }
 
 impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+/// Notices new cgroups by their directories, for kernels that do not tell by a tracepoint.
+pub(super) struct CgroupWatch {
+    inotify: Inotify,
+}
+
+impl CgroupWatch {
+    pub(super) fn new(hierarchy: &Hierarchy) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let watch = Self { inotify };
+        watch.renew(hierarchy);
+        Ok(watch)
+    }
+
+    /// Watches every cgroup there is; one that is watched already stays so.
+    fn renew(&self, hierarchy: &Hierarchy) {
+        let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_ONLYDIR;
+        for directory in hierarchy.directories() {
+            // It may be gone already.
+            let _ = self.inotify.add_watch(&directory, flags);
+        }
+    }
+
+    /// Whether cgroups came or went; new ones are watched from now on.
+    pub(super) fn take_events(&mut self, hierarchy: &Hierarchy) -> bool {
+        let mut changed = false;
+        while let Ok(events) = self.inotify.read_events() {
+            changed |= !events.is_empty();
+        }
+        if changed {
+            self.renew(hierarchy);
+        }
+        changed
+    }
+}
+
+impl AsFd for CgroupWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inotify.as_fd()
     }
@@ -115,7 +167,11 @@ mod tests {
         drop(file);
         assert!(watch.take_events());
         assert_eq!(watch.being_written(), None);
-        fs::rename(directory.path().join("a.toml"), directory.path().join("b.toml")).expect("renamed");
+        fs::rename(
+            directory.path().join("a.toml"),
+            directory.path().join("b.toml"),
+        )
+        .expect("renamed");
         assert!(watch.take_events());
     }
 

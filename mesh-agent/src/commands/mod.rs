@@ -1,3 +1,6 @@
-//! What people can ask of the agent, one module for each command.
+//! What people call: one module for each command.
 
 pub mod check;
+pub mod doctor;
+pub mod output;
+pub mod status;

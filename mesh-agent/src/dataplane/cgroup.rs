@@ -80,6 +80,12 @@ impl Hierarchy {
             .unwrap_or_default()
     }
 
+    /// Directories of [`Self::walk`].
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let path = |cgroup: Cgroup| self.mount.join(cgroup.path.trim_start_matches('/'));
+        self.walk().into_iter().map(path).collect()
+    }
+
     /// The mesh's root cgroup and all below it. Cgroups that vanish meanwhile are left out.
     pub fn walk(&self) -> Vec<Cgroup> {
         let mut found = Vec::new();

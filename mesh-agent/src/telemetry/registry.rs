@@ -34,11 +34,11 @@ impl Build {
     /// `MESH_RUSTC`).
     pub const CURRENT: Self = Self {
         version: env!("CARGO_PKG_VERSION"),
-        revision: match option_env!("MESH_REVISION") {
+        revision: match option_env!("MESH_GIT_REVISION") {
             Some(revision) => revision,
             None => "unknown",
         },
-        rustc: match option_env!("MESH_RUSTC") {
+        rustc: match option_env!("MESH_RUSTC_VERSION") {
             Some(rustc) => rustc,
             None => "unknown",
         },

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -174,4 +175,16 @@ fn bytes_that_are_not_http_are_harmless() {
     stream.write_all(&[0xff; 4096]).expect("write");
     assert!(until_closed(&mut stream) < Duration::from_secs(2));
     assert_eq!(site.unix(Method::GET, "/healthz").0, 200);
+}
+
+#[test]
+fn a_scrape_is_not_kept_for_longer_than_it_is_fresh() {
+    let site = start(Fake {
+        mark: "mark".into(),
+        ..Fake::default()
+    });
+    site.unix(Method::GET, "/metrics");
+    thread::sleep(limits::FRESH * 3);
+    assert_eq!(site.source.snapshots.load(Ordering::Relaxed), 1);
+    assert_eq!(Arc::strong_count(&site.source.mark), 1);
 }

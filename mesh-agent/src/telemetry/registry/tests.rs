@@ -226,6 +226,32 @@ fn beyond_the_cap_is_other() {
 }
 
 #[test]
+fn a_split_is_measured_over_all_ports() {
+    let snapshot = Snapshot {
+        splits: vec![
+            split("v1", 0.5, 30),
+            split("v2", 0.5, 10),
+            split("v1", 0.5, 20),
+            split("v2", 0.5, 40),
+        ],
+        ..Snapshot::default()
+    };
+    let body = body(snapshot, Format::Text);
+    let ratios: Vec<_> = body
+        .lines()
+        .filter(|line| line.starts_with("mesh_split_observed_ratio{"))
+        .filter_map(|line| line.rsplit(' ').next())
+        .collect();
+    assert_eq!(ratios, ["0.5", "0.5"]);
+
+    let unused = Snapshot {
+        splits: vec![split("v1", 1.0, 0)],
+        ..Snapshot::default()
+    };
+    assert!(!self::body(unused, Format::Text).contains("observed_ratio"));
+}
+
+#[test]
 fn more_closed_than_opened_is_none_open() {
     let snapshot = Snapshot {
         flows: vec![flow("shop/checkout", Transport::Tcp, 1)],

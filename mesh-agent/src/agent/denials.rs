@@ -1,0 +1,147 @@
+//! Denials from record to log line: named, deduplicated, bounded.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_common::{DenialRecord, Hook, IPPROTO_UDP, Reason, SocketKey, Verdict};
+use nix::time::{ClockId, clock_gettime};
+
+use super::names::Names;
+use crate::dataplane::Hierarchy;
+use crate::telemetry::denials::{DenialView, Recent};
+use crate::telemetry::time::unix_seconds;
+
+/// How often one denial that goes on is logged.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+/// How often unknown cgroups are looked for in the hierarchy.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Most cgroups whose path is remembered, and most denials whose last log line is.
+const REMEMBERED: usize = 1024;
+
+/// The latest denials.
+pub(super) struct Denials {
+    pub(super) recent: Recent,
+    pub(super) suppressed: u64,
+    pub(super) malformed: u64,
+    hierarchy: Hierarchy,
+    paths: HashMap<u64, String>,
+    looked: Option<Instant>,
+    logged: HashMap<(u32, u32, u32, u8), Instant>,
+}
+
+impl Denials {
+    pub(super) fn new(hierarchy: Hierarchy) -> Self {
+        Self {
+            recent: Recent::default(),
+            suppressed: 0,
+            malformed: 0,
+            hierarchy,
+            paths: HashMap::new(),
+            looked: None,
+            logged: HashMap::new(),
+        }
+    }
+
+    /// Remembers a record and logs it, unless the same was logged just before.
+    pub(super) fn take(&mut self, record: &DenialRecord, names: &Names) {
+        let view = self.view(record, names);
+        let key = (record.source, record.service, record.rule, record.reason);
+        let now = Instant::now();
+        let again = self
+            .logged
+            .get(&key)
+            .is_some_and(|last| now - *last < LOG_AGAIN);
+        if again {
+            self.suppressed += 1;
+        } else {
+            log(&view);
+            if self.logged.len() >= REMEMBERED {
+                self.logged.clear();
+            }
+            self.logged.insert(key, now);
+        }
+        self.recent.record(view);
+    }
+
+    fn view(&mut self, record: &DenialRecord, names: &Names) -> DenialView {
+        let place = names.place(record.rule);
+        DenialView {
+            time_unix_seconds: unix_seconds(wall_time(record.time_ns)),
+            verdict: Verdict(record.verdict).name().into(),
+            reason: Reason(record.reason).name().into(),
+            rule: names.rule(record.rule).to_string(),
+            file: place.map(|place| place.file.to_string()),
+            line: place.map(|place| place.line),
+            source_service: names.subject(record.source).to_string(),
+            destination_service: names.service(record.service).to_string(),
+            dialled: socket_address(&record.dialled).to_string(),
+            protocol: protocol(record.dialled.protocol).into(),
+            pid: record.pid,
+            uid: record.uid,
+            comm: comm(&record.comm),
+            cgroup: self.path(record.cgroup),
+            hook: Hook(record.hook).name().into(),
+            count: 1,
+        }
+    }
+
+    /// Path of a cgroup, if it still exists.
+    fn path(&mut self, id: u64) -> Option<String> {
+        let due = self
+            .looked
+            .is_none_or(|looked| looked.elapsed() > LOOK_AGAIN);
+        if !self.paths.contains_key(&id) && due {
+            self.looked = Some(Instant::now());
+            let walk = self.hierarchy.walk().into_iter().take(REMEMBERED * 16);
+            self.paths = walk.map(|cgroup| (cgroup.id, cgroup.path)).collect();
+        }
+        self.paths.get(&id).cloned()
+    }
+}
+
+fn log(view: &DenialView) {
+    let place = match (&view.file, view.line) {
+        (Some(file), Some(line)) => format!("{file}:{line}"),
+        _ => "-".into(),
+    };
+    tracing::warn!(
+        source = view.source_service,
+        destination = view.destination_service,
+        dialled = view.dialled,
+        protocol = view.protocol,
+        reason = view.reason,
+        rule = view.rule,
+        at = place,
+        pid = view.pid,
+        uid = view.uid,
+        comm = view.comm,
+        cgroup = view.cgroup.as_deref().unwrap_or("-"),
+        hook = view.hook,
+        "{}",
+        view.verdict
+    );
+}
+
+/// A time since boot as a time of day.
+fn wall_time(since_boot_ns: u64) -> SystemTime {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .unwrap_or_default();
+    SystemTime::now() - now.saturating_sub(Duration::from_nanos(since_boot_ns))
+}
+
+fn socket_address(dialled: &SocketKey) -> SocketAddr {
+    let ip = IpAddr::V6(Ipv6Addr::from(dialled.address.0)).to_canonical();
+    SocketAddr::new(ip, dialled.port)
+}
+
+fn protocol(number: u8) -> &'static str {
+    if number == IPPROTO_UDP { "udp" } else { "tcp" }
+}
+
+/// A thread's name. It is free text of the caller's choice: control characters are replaced.
+fn comm(bytes: &[u8]) -> String {
+    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(name).replace(|c: char| c.is_control(), "?")
+}

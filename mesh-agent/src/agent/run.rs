@@ -1,0 +1,241 @@
+//! The agent's main loop: signals, changed files, new addresses and cgroups, time.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sd_notify::NotifyState;
+
+use super::watch::{CgroupWatch, Watch};
+use super::{Agent, StartError, lock};
+use crate::admin;
+use crate::config::AgentConfig;
+
+/// Quiet time after which a change of the files is taken for complete.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Longest time that changes can put off a reload.
+const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
+/// How often the files are looked at without a sign of change: some file systems give none.
+const RESCAN: Duration = Duration::from_secs(30);
+/// How often the kernel side is brought up to date with the host.
+const TIDY: Duration = Duration::from_secs(10);
+/// From linux/rtnetlink.h: groups for IPv4 and IPv6 interface addresses.
+const RTMGRP_IPV4_IFADDR: u32 = 0x10;
+/// See [`RTMGRP_IPV4_IFADDR`].
+const RTMGRP_IPV6_IFADDR: u32 = 0x100;
+
+/// Runs the agent until SIGTERM or SIGINT. What is enforced stays enforced.
+///
+/// # Errors
+///
+/// It does not start.
+pub fn run(config: AgentConfig) -> Result<(), StartError> {
+    let signals = block_signals()?;
+    std::fs::create_dir_all(&config.paths.run_dir)?;
+    let server = admin::Server::bind(admin::Options {
+        listen: Some(config.admin.listen),
+        run_dir: Some(config.paths.run_dir.clone()),
+        ..admin::Options::default()
+    })
+    .map_err(io::Error::other)?;
+    let watch = Watch::new(&config.paths.config_dir)?;
+    let (agent, reader) = Agent::start(config)?;
+    let running = server
+        .start(std::sync::Arc::clone(&agent) as _)
+        .map_err(io::Error::other)?;
+    notify(&[NotifyState::Ready]);
+    tracing::info!("ready");
+    Loop::new(&agent, signals, watch)?.run()?;
+    notify(&[NotifyState::Stopping]);
+    drop((running, reader));
+    tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
+    Ok(())
+}
+
+/// Blocks the signals the loop waits for, in every thread that is started later.
+fn block_signals() -> io::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(
+        &set,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
+}
+
+/// Tells systemd, if it wants to know.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
+
+struct Loop<'a> {
+    agent: &'a Agent,
+    signals: SignalFd,
+    watch: Watch,
+    /// Only where the kernel does not tell of new cgroups.
+    cgroups: Option<CgroupWatch>,
+    addresses: OwnedFd,
+    /// When files last changed and when they began to.
+    changed: Option<(Instant, Instant)>,
+    waiting_logged: bool,
+    rescan: Instant,
+    tidy: Instant,
+}
+
+impl<'a> Loop<'a> {
+    fn new(agent: &'a Agent, signals: SignalFd, watch: Watch) -> io::Result<Self> {
+        let dataplane = lock(&agent.dataplane);
+        let cgroups = match dataplane.unserved() {
+            [] => None,
+            _ => Some(CgroupWatch::new(dataplane.hierarchy())?),
+        };
+        drop(dataplane);
+        let now = Instant::now();
+        Ok(Self {
+            agent,
+            signals,
+            watch,
+            cgroups,
+            addresses: address_events()?,
+            changed: None,
+            waiting_logged: false,
+            rescan: now + RESCAN,
+            tidy: now + TIDY,
+        })
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            self.wait()?;
+            while let Some(signal) = self.signals.read_signal()? {
+                if signal.ssi_signo != Signal::SIGHUP as u32 {
+                    return Ok(());
+                }
+                self.reload_now();
+            }
+            self.take_file_events();
+            if self.host_changed() || Instant::now() >= self.tidy {
+                self.agent.tidy();
+                self.tidy = Instant::now() + TIDY;
+            }
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let cgroups = self
+            .cgroups
+            .as_ref()
+            .map_or(self.watch.as_fd(), AsFd::as_fd);
+        let fds = [
+            self.signals.as_fd(),
+            self.watch.as_fd(),
+            self.addresses.as_fd(),
+            cgroups,
+        ];
+        let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let timeout = self.deadline().saturating_duration_since(Instant::now());
+        let timeout = Timespec {
+            tv_sec: timeout.as_secs() as i64,
+            tv_nsec: i64::from(timeout.subsec_nanos()),
+        };
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let settled = self
+            .changed
+            .map(|(last, first)| (last + SETTLE).min(first + SETTLE_AT_MOST));
+        let regular = self.rescan.min(self.tidy);
+        settled.map_or(regular, |settled| settled.min(regular))
+    }
+
+    /// Reloads when files have changed and nobody is writing.
+    fn take_file_events(&mut self) {
+        let now = Instant::now();
+        if self.watch.take_events() {
+            let first = self.changed.map_or(now, |(_, first)| first);
+            self.changed = Some((now, first));
+        }
+        if now >= self.rescan {
+            self.watch.renew();
+            self.rescan = now + RESCAN;
+            self.changed.get_or_insert((now - SETTLE, now - SETTLE));
+        }
+        let due = self
+            .changed
+            .is_some_and(|(last, first)| now >= (last + SETTLE).min(first + SETTLE_AT_MOST));
+        if due {
+            self.watch.renew();
+            self.reload_unless_written();
+        }
+    }
+
+    fn reload_unless_written(&mut self) {
+        if let Some(file) = self.watch.being_written() {
+            if !self.waiting_logged {
+                tracing::info!(file, "waiting for the file to be closed before reloading");
+            }
+            self.waiting_logged = true;
+            // Looked at again when it is closed, or else with the next rescan.
+            self.changed = None;
+            return;
+        }
+        self.reload_now();
+    }
+
+    fn reload_now(&mut self) {
+        self.changed = None;
+        self.waiting_logged = false;
+        notify(&[NotifyState::Reloading]);
+        // What is wrong is logged and shown by `status`.
+        let _ = self.agent.reload();
+        notify(&[NotifyState::Ready]);
+    }
+
+    /// Whether addresses or, where that has to be watched, cgroups have come or gone.
+    fn host_changed(&mut self) -> bool {
+        let mut buffer = [0u8; 4096];
+        let mut changed = false;
+        while recv(
+            self.addresses.as_raw_fd(),
+            &mut buffer,
+            MsgFlags::MSG_DONTWAIT,
+        )
+        .is_ok()
+        {
+            changed = true;
+        }
+        if let Some(cgroups) = &mut self.cgroups {
+            changed |= cgroups.take_events(lock(&self.agent.dataplane).hierarchy());
+        }
+        changed
+    }
+}
+
+/// A socket that becomes readable when an address of this host comes or goes (rtnetlink(7)).
+fn address_events() -> io::Result<OwnedFd> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(
+        fd.as_raw_fd(),
+        &NetlinkAddr::new(0, RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR),
+    )?;
+    Ok(fd)
+}

@@ -1,0 +1,200 @@
+//! What the agent tells: snapshots for metrics, the status document, readiness.
+
+use std::sync::atomic::Ordering;
+
+use mesh_common::IPPROTO_UDP;
+
+use super::{Agent, Current, lock, shares};
+use crate::admin::{Rejected, Reloaded, Source};
+use crate::dataplane::Stats;
+use crate::policy::model::DefaultAction;
+use crate::telemetry::snapshot::{
+    AgentCounters, DecisionSeries, FlowSeries, MapUsage, PolicyState, ProgramState, Snapshot,
+    Transport,
+};
+use crate::telemetry::status::{
+    LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView, SCHEMA_VERSION, Status,
+    resident_bytes,
+};
+use crate::telemetry::time::unix_seconds;
+
+impl Source for Agent {
+    fn snapshot(&self) -> Snapshot {
+        let policy = self.policy_state();
+        let (stats, maps, programs) = {
+            let dataplane = lock(&self.dataplane);
+            let stats = dataplane.stats().unwrap_or_else(|error| {
+                tracing::error!(%error, "cannot read the counters");
+                Stats::default()
+            });
+            let effective = dataplane.effective();
+            (stats, dataplane.usage(), effective)
+        };
+        let mut snapshot = Snapshot {
+            counters: stats.counters,
+            maps: maps
+                .iter()
+                .map(|usage| MapUsage {
+                    map: usage.map.into(),
+                    entries: usage.entries,
+                    capacity: usage.capacity,
+                    memory_bytes: usage.memory,
+                    evicts: false,
+                })
+                .collect(),
+            programs: programs
+                .iter()
+                .map(|(hooked, attached)| ProgramState {
+                    program: hooked.program.into(),
+                    hook: hooked.hook.into(),
+                    attached: *attached,
+                })
+                .collect(),
+            policy,
+            agent: self.counters(),
+            ..Snapshot::default()
+        };
+        if let Some(current) = self.current() {
+            name(&mut snapshot, &stats, &current);
+        }
+        snapshot
+    }
+
+    fn status(&self) -> Status {
+        let snapshot = self.snapshot();
+        let maps_bytes = snapshot.maps.iter().map(|map| map.memory_bytes).sum();
+        Status {
+            schema_version: SCHEMA_VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            node: self.config.node.name.to_string(),
+            trust_domain: self.config.node.trust_domain.to_string(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            cgroup_root: lock(&self.dataplane)
+                .hierarchy()
+                .directory()
+                .display()
+                .to_string(),
+            programs: snapshot.programs.iter().map(ProgramView::from).collect(),
+            policy: self.current().map(|current| policy_view(&current)),
+            rejected: self.rejected(),
+            memory: MemoryView {
+                agent_bytes: resident_bytes().unwrap_or_default(),
+                maps_bytes,
+                limit_bytes: Some(self.config.limits.memory),
+            },
+            maps: snapshot.maps.iter().map(MapView::from).collect(),
+            losses: LossView::from(&snapshot),
+            denials: lock(&self.denials).recent.list(),
+        }
+    }
+
+    fn readiness(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if !self.ready.load(Ordering::Acquire) {
+            missing.push("the programs are not attached yet".to_owned());
+            return missing;
+        }
+        if self.current().is_none() {
+            missing.push("no policy of this agent's is in force".to_owned());
+        }
+        for (hooked, effective) in lock(&self.dataplane).effective() {
+            if !effective && hooked.attach_type.is_some() {
+                missing.push(format!("{} has no effective program", hooked.hook));
+            }
+        }
+        missing
+    }
+
+    fn reload(&self) -> Result<Reloaded, Rejected> {
+        Self::reload(self)
+    }
+}
+
+impl Agent {
+    fn policy_state(&self) -> Option<PolicyState> {
+        let state = lock(&self.state);
+        let current = state.current.as_ref()?;
+        Some(PolicyState {
+            revision: current.revision,
+            digest: current.digest.as_str().into(),
+            default: current.policy.default,
+            services: current.policy.services.len() as u64,
+            rules: current.policy.rules.len() as u64,
+            splits: current.policy.splits.len() as u64,
+            last_reload_successful: state.rejected.is_none(),
+            last_success_timestamp_seconds: unix_seconds(current.applied),
+            apply_duration: current.took,
+            reloads_ok: state.reloads_ok,
+            reloads_rejected: state.reloads_rejected,
+        })
+    }
+
+    fn counters(&self) -> AgentCounters {
+        let denials = lock(&self.denials);
+        AgentCounters {
+            denial_logs_suppressed: denials.suppressed,
+            denial_records_malformed: denials.malformed,
+        }
+    }
+
+    fn rejected(&self) -> Option<RejectedView> {
+        let state = lock(&self.state);
+        let rejected = state.rejected.as_ref()?;
+        Some(RejectedView {
+            rejected_unix_seconds: unix_seconds(rejected.when),
+            diagnostics: rejected.diagnostics.clone(),
+        })
+    }
+}
+
+fn policy_view(current: &Current) -> PolicyView {
+    PolicyView {
+        revision: current.revision,
+        digest: current.digest.clone(),
+        files: current.files.clone(),
+        services: current.policy.services.len() as u64,
+        rules: current.policy.rules.len() as u64,
+        splits: current.policy.splits.len() as u64,
+        default: match current.policy.default {
+            DefaultAction::Deny => "deny".into(),
+            DefaultAction::Allow => "allow".into(),
+        },
+        applied_unix_seconds: unix_seconds(current.applied),
+        apply_seconds: current.took.as_secs_f64(),
+    }
+}
+
+/// Adds what has names: flows, decisions, shares.
+fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
+    let names = &current.names;
+    snapshot.flows = stats
+        .flows
+        .iter()
+        .map(|(key, stats)| FlowSeries {
+            source_service: names.subject(key.source),
+            destination_service: names.service(key.service),
+            destination_version: names.version(key.version),
+            protocol: if key.protocol == u32::from(IPPROTO_UDP) {
+                Transport::Udp
+            } else {
+                Transport::Tcp
+            },
+            stats: *stats,
+        })
+        .collect();
+    snapshot.decisions = stats
+        .decisions
+        .iter()
+        .map(|(key, count)| DecisionSeries {
+            rule: names.rule(key.rule),
+            verdict: mesh_common::Verdict(key.verdict),
+            reason: mesh_common::Reason(key.reason),
+            source_service: names.subject(key.source),
+            destination_service: names.service(key.service),
+            count: *count,
+        })
+        .collect();
+    let opened = shares::opened(&stats.flows, names);
+    snapshot.splits = shares::series(&current.policy, &opened, &current.opened_before);
+}

@@ -1,0 +1,285 @@
+//! `mesh-agent status`: asks the agent on this host, says what is wrong first.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use hyper::{Method, StatusCode};
+
+use super::output::{Output, Style, Tone, clean, print, table};
+use crate::admin;
+use crate::telemetry::denials::DenialView;
+use crate::telemetry::status::{
+    Document, MapView, MemoryView, PolicyView, ProgramView, SCHEMA_VERSION, Status,
+};
+use crate::telemetry::time::{rough, unix_seconds, utc};
+
+/// Arguments of the command.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// The mesh does what its files say.
+pub const HEALTHY: u8 = 0;
+/// The agent cannot be reached.
+pub const UNREACHABLE: u8 = 4;
+/// Something is wrong.
+pub const DEGRADED: u8 = 5;
+
+/// Asks the agent whose socket is in `run_dir`, prints, and returns the exit code.
+pub fn run(run_dir: &Path, args: &Args) -> u8 {
+    let (body, document) = match ask(run_dir) {
+        Ok(answer) => answer,
+        Err(reason) => {
+            eprintln!("{reason}");
+            return UNREACHABLE;
+        }
+    };
+    match args.output {
+        Output::Json => print(&body),
+        Output::Table => {
+            let now = unix_seconds(SystemTime::now());
+            print(&render(&document, now, Style::of_stdout()));
+        }
+    }
+    if document.problems.is_empty() {
+        HEALTHY
+    } else {
+        DEGRADED
+    }
+}
+
+fn ask(run_dir: &Path) -> Result<(String, Document), String> {
+    let answer = admin::request(run_dir, Method::GET, "/status").map_err(|e| e.to_string())?;
+    let body = String::from_utf8_lossy(&answer.body).into_owned();
+    if answer.status != StatusCode::OK {
+        return Err(format!(
+            "the agent answers {}: {}",
+            answer.status,
+            body.trim_end()
+        ));
+    }
+    let document = serde_json::from_str(&body).map_err(|error| {
+        format!(
+            "the agent's status is in a form this command does not know (it knows schema_version {SCHEMA_VERSION}): {error}; use the mesh-agent binary that is running"
+        )
+    })?;
+    Ok((body, document))
+}
+
+/// The status as people read it.
+pub fn render(document: &Document, now: f64, style: Style) -> String {
+    let Document { status, problems } = document;
+    let mut out = headline(status, problems, style);
+    out.push('\n');
+    out.push_str(&table(&facts(status, now)));
+    section(&mut out, "programs", programs(&status.programs));
+    section(&mut out, "BPF maps", maps(&status.maps));
+    section(
+        &mut out,
+        "lost or given up since the maps were made",
+        losses(status),
+    );
+    section(&mut out, "latest denials", denials(&status.denials, now));
+    out
+}
+
+fn headline(status: &Status, problems: &[String], style: Style) -> String {
+    if problems.is_empty() {
+        let programs = status.programs.len();
+        let text = format!("OK: policy enforced by {programs} programs");
+        return style.paint(Tone::Good, &text) + "\n";
+    }
+    let mut out = String::new();
+    for problem in problems {
+        out.push_str(&style.paint(Tone::Bad, &clean(problem)));
+        out.push('\n');
+    }
+    if let Some(rejected) = &status.rejected {
+        let when = utc(rejected.rejected_unix_seconds);
+        out.push_str(&format!("\nrejected {when}:\n"));
+        for line in rejected.diagnostics.lines() {
+            out.push_str(&format!("  {}\n", clean(line)));
+        }
+    }
+    out
+}
+
+fn facts(status: &Status, now: f64) -> Vec<[String; 2]> {
+    let up = rough(Duration::from_secs(status.uptime_seconds));
+    let mut facts = vec![
+        [
+            "node".into(),
+            format!(
+                "{} (trust domain {})",
+                clean(&status.node),
+                clean(&status.trust_domain)
+            ),
+        ],
+        [
+            "agent".into(),
+            format!("{}, pid {}, up {up}", clean(&status.version), status.pid),
+        ],
+        ["cgroup".into(), clean(&status.cgroup_root)],
+    ];
+    if let Some(policy) = &status.policy {
+        facts.extend(policy_facts(policy, now));
+    }
+    facts.push(["memory".into(), memory(&status.memory)]);
+    facts
+}
+
+fn policy_facts(policy: &PolicyView, now: f64) -> [[String; 2]; 3] {
+    let files: Vec<_> = policy.files.iter().map(|file| clean(file)).collect();
+    [
+        [
+            "policy".into(),
+            format!(
+                "revision {}, default {}, services {}, rules {}, splits {}",
+                policy.revision,
+                clean(&policy.default),
+                policy.services,
+                policy.rules,
+                policy.splits
+            ),
+        ],
+        [
+            "applied".into(),
+            format!(
+                "{} ({}), took {:.1} ms, digest {}",
+                utc(policy.applied_unix_seconds),
+                ago(policy.applied_unix_seconds, now),
+                policy.apply_seconds * 1000.0,
+                clean(&policy.digest)
+            ),
+        ],
+        ["files".into(), files.join(" ")],
+    ]
+}
+
+fn memory(memory: &MemoryView) -> String {
+    let limit = match memory.limit_bytes {
+        Some(limit) => format!(", limit {}", size(limit)),
+        None => String::new(),
+    };
+    let (agent, maps) = (size(memory.agent_bytes), size(memory.maps_bytes));
+    format!("agent {agent}, BPF maps {maps}{limit}")
+}
+
+fn programs(programs: &[ProgramView]) -> Vec<[String; 3]> {
+    let row = |program: &ProgramView| {
+        let state = if program.effective {
+            "effective"
+        } else {
+            "NOT EFFECTIVE"
+        };
+        [clean(&program.hook), clean(&program.program), state.into()]
+    };
+    with_head(["HOOK", "PROGRAM", "STATE"], programs.iter().map(row))
+}
+
+fn maps(maps: &[MapView]) -> Vec<[String; 4]> {
+    let row = |map: &MapView| {
+        let percent = (map.entries * 100).checked_div(map.capacity).unwrap_or(0);
+        [
+            clean(&map.map),
+            format!("{} of {}", map.entries, map.capacity),
+            format!("{percent}%"),
+            size(map.memory_bytes),
+        ]
+    };
+    with_head(["MAP", "ENTRIES", "FILL", "MEMORY"], maps.iter().map(row))
+}
+
+fn losses(status: &Status) -> Vec<[String; 2]> {
+    let happened = status.losses.happened().into_iter();
+    happened
+        .map(|(what, count)| [count.to_string(), what.into()])
+        .collect()
+}
+
+fn denials(denials: &[DenialView], now: f64) -> Vec<[String; 7]> {
+    let row = |denial: &DenialView| {
+        [
+            ago(denial.time_unix_seconds, now),
+            denial.count.to_string(),
+            clean(&denial.verdict),
+            clean(&denial.source_service),
+            called(denial),
+            cause(denial),
+            format!("{}[{}] uid {}", clean(&denial.comm), denial.pid, denial.uid),
+        ]
+    };
+    with_head(
+        [
+            "LAST", "TIMES", "VERDICT", "FROM", "TO", "BECAUSE", "PROCESS",
+        ],
+        denials.iter().map(row),
+    )
+}
+
+fn called(denial: &DenialView) -> String {
+    let dialled = format!("{}/{}", clean(&denial.dialled), clean(&denial.protocol));
+    match denial.destination_service.as_str() {
+        "" | "-" => dialled,
+        service => format!("{} ({dialled})", clean(service)),
+    }
+}
+
+/// The rule and where it is, or the reason that is not policy.
+fn cause(denial: &DenialView) -> String {
+    let name = match denial.rule.as_str() {
+        "" | "-" => &denial.reason,
+        rule => rule,
+    };
+    let mut cause = clean(name);
+    if let Some(file) = &denial.file {
+        cause.push_str(&format!(" {}", clean(file)));
+        if let Some(line) = denial.line {
+            cause.push_str(&format!(":{line}"));
+        }
+    }
+    cause
+}
+
+/// Rows under a head; nothing at all without rows.
+fn with_head<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> Vec<[String; N]> {
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return rows;
+    }
+    std::iter::once(head.map(String::from))
+        .chain(rows)
+        .collect()
+}
+
+fn section<const N: usize>(out: &mut String, title: &str, rows: Vec<[String; N]>) {
+    if rows.is_empty() {
+        return;
+    }
+    out.push_str(&format!("\n{title}\n"));
+    for line in table(&rows).lines() {
+        out.push_str(&format!("  {line}\n"));
+    }
+}
+
+fn ago(then: f64, now: f64) -> String {
+    let age = Duration::try_from_secs_f64(now - then).unwrap_or_default();
+    format!("{} ago", rough(age))
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{} KiB", bytes / 1024),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests;
