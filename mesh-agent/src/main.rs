@@ -1,2 +1,127 @@
-//! The `mesh-agent` command.
-fn main() {}
+//! The `mesh-agent` command: parses the command line and calls the module of the command.
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use mesh_agent::agent::{self, StartError};
+use mesh_agent::cli::{Cli, Command, ConfigArg};
+use mesh_agent::commands::output::Output;
+use mesh_agent::commands::{check, doctor, explain, status, unload};
+use mesh_agent::config::{AgentConfig, DEFAULT_PATH, LogLevel};
+use mesh_agent::policy::compile::compile;
+use mesh_agent::policy::diagnostic::Diagnostic;
+use mesh_agent::policy::ids::Ids;
+use mesh_agent::policy::model::Policy;
+use tracing_subscriber::EnvFilter;
+
+/// Something failed.
+const FAILED: u8 = 1;
+/// The configuration is invalid.
+const INVALID: u8 = 3;
+
+fn main() -> ExitCode {
+    ExitCode::from(run(Cli::parse().command))
+}
+
+fn run(command: Command) -> u8 {
+    match command {
+        Command::Check {
+            directory,
+            config,
+            output,
+        } => check(directory, &config.config, output),
+        Command::Run { config } => with_config(&config, run_agent),
+        Command::Explain { args, config } => {
+            with_config(&config, |config| explain::run(&args, &config, color()))
+        }
+        Command::Status { args, config } => {
+            with_config(&config, |config| status::run(&config.paths.run_dir, &args))
+        }
+        Command::Doctor { args, config } => with_config(&config, |config| {
+            let AgentConfig { paths, .. } = config;
+            let paths = doctor::Paths {
+                bpffs: paths.bpffs,
+                cgroup_root: paths.cgroup_root,
+            };
+            doctor::run(&paths, &args)
+        }),
+        Command::Unload { config } => {
+            with_config(&config, |config| unload::run(&config.paths.bpffs))
+        }
+    }
+}
+
+fn color() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !unwanted
+}
+
+fn print_problems(problems: &[Diagnostic]) -> u8 {
+    for problem in problems {
+        eprintln!("{}", problem.render(color()));
+    }
+    INVALID
+}
+
+/// Loads the settings; only the default file may be missing.
+fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u8 {
+    let must_exist = config.config != Path::new(DEFAULT_PATH);
+    match AgentConfig::load(&config.config, must_exist) {
+        Ok(config) => command(config),
+        Err(problems) => print_problems(&problems),
+    }
+}
+
+fn run_agent(config: AgentConfig) -> u8 {
+    log_to_stderr(config.log.level);
+    match agent::run(config) {
+        Ok(()) => 0,
+        // The problems themselves are logged.
+        Err(error @ StartError::Configuration(_)) => {
+            tracing::error!("{error}");
+            INVALID
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            FAILED
+        }
+    }
+}
+
+/// `MESH_LOG` beats the file, in tracing-subscriber's syntax.
+fn log_to_stderr(level: LogLevel) {
+    let filter =
+        EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(color())
+        .with_target(false)
+        .init();
+}
+
+fn check(directory: Option<std::path::PathBuf>, config: &Path, output: Output) -> u8 {
+    let options = check::Options {
+        directory,
+        config,
+        format: match output {
+            Output::Table => check::Format::Human,
+            Output::Json => check::Format::Json,
+        },
+        color: color(),
+    };
+    let compile = |policy: &Policy| {
+        let entries = compile(policy, &mut Ids::new(0));
+        Ok(format!("{} kernel entries", entries.len()))
+    };
+    match check::run(&options, compile, &mut io::stdout(), &mut io::stderr()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cannot print: {error}");
+            FAILED
+        }
+    }
+}

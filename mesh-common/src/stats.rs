@@ -72,8 +72,10 @@ pub struct DecisionKey {
     pub verdict: u8,
     /// [`Reason`](crate::Reason) code.
     pub reason: u8,
+    /// IP protocol number.
+    pub protocol: u8,
     /// Zero.
-    pub _pad: [u8; 2],
+    pub _pad: u8,
 }
 const _: () = assert!(size_of::<DecisionKey>() == 16);
 

@@ -77,7 +77,8 @@ impl Attempt<'_> {
             rule: decision.rule,
             verdict: decision.verdict.0,
             reason: decision.reason.0,
-            _pad: [0; 2],
+            protocol: self.dialled.protocol,
+            _pad: 0,
         };
         let series = series(&key);
         if decision.verdict.0 == Verdict::Allowed.0 {

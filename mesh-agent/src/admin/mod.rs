@@ -17,7 +17,9 @@ mod single;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use crate::policy::source::SourceSet;
 use crate::telemetry::registry::{Build, DEFAULT_SERIES};
 use crate::telemetry::snapshot::Snapshot;
 use crate::telemetry::status::Status;
@@ -40,6 +42,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// What is still missing until the agent enforces its policy; empty means ready.
     fn readiness(&self) -> Vec<String>;
+
+    /// The files of the policy in force; `None` if it is not this agent's.
+    fn policy(&self) -> Option<Arc<SourceSet>>;
 
     /// Reads the policy files again and applies them.
     fn reload(&self) -> Result<Reloaded, Rejected>;

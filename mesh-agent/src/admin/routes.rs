@@ -93,6 +93,7 @@ impl Routes {
             Route::Readyz => self.readyz().await,
             Route::Metrics => self.scrape(headers).await,
             Route::Status => self.status().await,
+            Route::Policy => self.policy().await,
             Route::Reload => self.reload().await,
         }
     }
@@ -138,6 +139,15 @@ impl Routes {
             move |(): &mut ()| serde_json::to_string_pretty(&Document::from(source.status()));
         match self.status.run(work).await? {
             Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
+            Err(_) => Err(Unavailable::Failed),
+        }
+    }
+
+    async fn policy(&self) -> Answer {
+        let source = self.source.clone();
+        let work = move |(): &mut ()| serde_json::to_string(&source.policy());
+        match self.status.run(work).await? {
+            Ok(files) => Ok(json(StatusCode::OK, files + "\n")),
             Err(_) => Err(Unavailable::Failed),
         }
     }
@@ -188,16 +198,18 @@ enum Route {
     Readyz,
     Metrics,
     Status,
+    Policy,
     Reload,
 }
 
 impl Route {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Index,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
         Self::Status,
+        Self::Policy,
         Self::Reload,
     ];
 
@@ -209,7 +221,7 @@ impl Route {
     /// Whether the listener has it. What changes or tells more than counters is not for everyone
     /// on the host, and browsers can be made to send requests to TCP.
     fn is_at(self, door: Door) -> bool {
-        door == Door::Unix || !matches!(self, Self::Status | Self::Reload)
+        door == Door::Unix || !matches!(self, Self::Status | Self::Policy | Self::Reload)
     }
 
     const fn path(self) -> &'static str {
@@ -219,6 +231,7 @@ impl Route {
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
             Self::Status => "/status",
+            Self::Policy => "/policy",
             Self::Reload => "/reload",
         }
     }
@@ -244,6 +257,7 @@ impl Route {
             Self::Readyz => "200 once the policy is enforced; else what is missing",
             Self::Metrics => "metrics: OpenMetrics or the Prometheus text format",
             Self::Status => "status document (JSON)",
+            Self::Policy => "files of the policy in force (JSON)",
             Self::Reload => "POST: read the policy files again",
         }
     }

@@ -57,6 +57,10 @@ impl Source for Fake {
         }
     }
 
+    fn policy(&self) -> Option<Arc<SourceSet>> {
+        None
+    }
+
     fn status(&self) -> Status {
         Status {
             schema_version: 1,

@@ -58,15 +58,6 @@ impl Loaded {
             digest,
         })
     }
-
-    /// Names of the files.
-    pub(super) fn files(&self) -> Vec<String> {
-        self.sources
-            .files
-            .iter()
-            .map(|file| file.name.to_string())
-            .collect()
-    }
 }
 
 /// Tells two sets of files apart; not meant to withstand somebody who wants them confused.

@@ -32,6 +32,7 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::{Policy, Split};
 use crate::policy::parse::LocalNode;
+use crate::policy::source::SourceSet;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ struct Current {
     policy: Policy,
     names: Names,
     digest: String,
-    files: Vec<String>,
+    sources: Arc<SourceSet>,
     revision: u64,
     applied: SystemTime,
     took: Duration,
@@ -107,7 +108,7 @@ impl Agent {
             );
         }
         let (ids, sources) = match saved {
-            Some(saved) => (saved.ids, Some(saved.sources)),
+            Some(saved) => (saved.ids, Some(Arc::unwrap_or_clone(saved.sources))),
             None => (Ids::new(epoch()), None),
         };
         let denials = Denials::new(dataplane.hierarchy().clone());
@@ -135,10 +136,7 @@ impl Agent {
 
     /// Applies the files; if they are broken the last good ones; if there are none, what is in
     /// force already stays.
-    fn first_policy(
-        &self,
-        saved: Option<crate::policy::source::SourceSet>,
-    ) -> Result<(), StartError> {
+    fn first_policy(&self, saved: Option<SourceSet>) -> Result<(), StartError> {
         let started = Instant::now();
         let mut state = lock(&self.state);
         let local = self.local_node();
@@ -225,13 +223,14 @@ impl Agent {
                 |stats| shares::opened(&stats.flows, &names),
             ),
         };
+        let sources = Arc::new(loaded.sources);
         state.ids = loaded.ids.clone();
         state.rejected = None;
         state.reloads_ok += 1;
         state.current = Some(Arc::new(Current {
             names,
             digest: loaded.digest.clone(),
-            files: loaded.files(),
+            sources: Arc::clone(&sources),
             policy: loaded.policy,
             revision,
             applied: SystemTime::now(),
@@ -240,7 +239,7 @@ impl Agent {
         }));
         dataplane.quiesce()?;
         drop(dataplane);
-        let saved = Saved::new(loaded.ids, loaded.sources);
+        let saved = Saved::new(loaded.ids, sources);
         if let Err(error) = saved.store(&self.config.paths.state_dir) {
             let directory = self.config.paths.state_dir.display();
             tracing::error!(%directory, %error, "cannot save the policy for the next boot");
@@ -294,16 +293,7 @@ impl Agent {
     }
 
     fn local_node(&self) -> LocalNode {
-        local_node(&self.config)
-    }
-}
-
-/// This node as the parser needs to know it.
-pub fn local_node(config: &AgentConfig) -> LocalNode {
-    LocalNode {
-        name: Arc::clone(&config.node.name),
-        address: config.node.address,
-        trust_domain: Arc::clone(&config.node.trust_domain),
+        self.config.local_node()
     }
 }
 

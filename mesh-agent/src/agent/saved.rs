@@ -4,6 +4,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,11 +19,11 @@ const SCHEMA_VERSION: u32 = 1;
 pub(super) struct Saved {
     schema_version: u32,
     pub(super) ids: Ids,
-    pub(super) sources: SourceSet,
+    pub(super) sources: Arc<SourceSet>,
 }
 
 impl Saved {
-    pub(super) fn new(ids: Ids, sources: SourceSet) -> Self {
+    pub(super) fn new(ids: Ids, sources: Arc<SourceSet>) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
             ids,
@@ -80,7 +81,7 @@ mod tests {
         assert!(Saved::load(directory.path()).is_none());
         let mut ids = Ids::new(7);
         ids.subjects.id("shop/a");
-        let sources = SourceSet::from_texts([("a.toml", "[mesh]\n")]);
+        let sources = Arc::new(SourceSet::from_texts([("a.toml", "[mesh]\n")]));
         Saved::new(ids.clone(), sources.clone())
             .store(directory.path())
             .expect("stored");

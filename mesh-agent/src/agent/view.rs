@@ -1,5 +1,6 @@
 //! What the agent tells: snapshots for metrics, the status document, readiness.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mesh_common::IPPROTO_UDP;
@@ -8,6 +9,7 @@ use super::{Agent, Current, lock, shares};
 use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
 use crate::policy::model::DefaultAction;
+use crate::policy::source::SourceSet;
 use crate::telemetry::snapshot::{
     AgentCounters, DecisionSeries, FlowSeries, MapUsage, PolicyState, ProgramState, Snapshot,
     Transport,
@@ -106,6 +108,10 @@ impl Source for Agent {
         missing
     }
 
+    fn policy(&self) -> Option<Arc<SourceSet>> {
+        self.current().map(|current| Arc::clone(&current.sources))
+    }
+
     fn reload(&self) -> Result<Reloaded, Rejected> {
         Self::reload(self)
     }
@@ -152,7 +158,12 @@ fn policy_view(current: &Current) -> PolicyView {
     PolicyView {
         revision: current.revision,
         digest: current.digest.clone(),
-        files: current.files.clone(),
+        files: current
+            .sources
+            .files
+            .iter()
+            .map(|file| file.name.to_string())
+            .collect(),
         services: current.policy.services.len() as u64,
         rules: current.policy.rules.len() as u64,
         splits: current.policy.splits.len() as u64,

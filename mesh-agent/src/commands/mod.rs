@@ -2,5 +2,7 @@
 
 pub mod check;
 pub mod doctor;
+pub mod explain;
 pub mod output;
 pub mod status;
+pub mod unload;

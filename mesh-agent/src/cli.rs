@@ -1,0 +1,90 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands::output::Output;
+use crate::commands::{doctor, explain, status};
+use crate::config::DEFAULT_PATH;
+
+/// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
+///
+/// Policy is TOML in a directory (default /etc/mesh/conf.d). The agent compiles it and puts it in
+/// the kernel, where it stays in force without the agent.
+///
+/// Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid configuration, 4 agent not reachable,
+/// 5 denied or degraded.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-agent", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the agent's own settings are.
+#[derive(Clone, Debug, Args)]
+pub struct ConfigArg {
+    /// The node's settings; a missing default file is one without settings.
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent: enforce the policy, reload it when its files change, serve metrics.
+    ///
+    /// SIGHUP reloads. SIGTERM stops the agent; what it enforces stays in force (see unload).
+    /// With systemd use Type=notify.
+    Run {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Check configuration files: the agent's own parser and compiler, offline, without root.
+    ///
+    /// Prints every problem of every file at once. Exits with 3 if there are errors.
+    Check {
+        /// The directory; default: the one agent.toml names.
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArg,
+        /// How the result is shown.
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Tell which rule decides on a call, and why.
+    ///
+    /// From the files, or with --live from the policy the running agent enforces. Exits with 5
+    /// if the call is denied.
+    Explain {
+        #[command(flatten)]
+        args: explain::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Show how the running agent is: what it enforces, since when, what it denied and lost.
+    ///
+    /// Exits with 4 if no agent answers, with 5 if something is wrong.
+    Status {
+        #[command(flatten)]
+        args: status::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Tell what this kernel and host can do, before anything is loaded.
+    Doctor {
+        #[command(flatten)]
+        args: doctor::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// End enforcement: remove every program and map of the mesh from the kernel.
+    ///
+    /// The only way it ends without a reboot. Stop the agent first.
+    Unload {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+}
