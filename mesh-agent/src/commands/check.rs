@@ -100,7 +100,9 @@ fn outcome(
         outcome.services = policy.services.len();
         outcome.rules = policy.rules.len();
         outcome.splits = policy.splits.len();
-        outcome.compiled_as(compile(&policy));
+        let quoted = |diagnostic: Diagnostic| diagnostic.quoted(|file| sources.text(file));
+        let compiled = compile(&policy);
+        outcome.compiled_as(compiled.map_err(|found| found.into_iter().map(quoted).collect()));
     }
     outcome
 }

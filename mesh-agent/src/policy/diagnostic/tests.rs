@@ -1,6 +1,7 @@
 //! Renderings, as people see them.
 
 use super::{Diagnostic, Label};
+use crate::policy::model::Place;
 use crate::policy::parse::{LocalNode, parse};
 use crate::policy::source::SourceSet;
 
@@ -110,6 +111,23 @@ fn places_without_text() {
         "error[unreadable]: no\n --> a.toml: not read\n"
     );
     assert_eq!(error.to_string(), "error[unreadable]: a.toml: no");
+}
+
+#[test]
+fn places_of_the_model_are_quoted() {
+    let place = Place {
+        file: "a.toml".into(),
+        line: 2,
+        column: 3,
+    };
+    let error = Diagnostic::error("c", "m").label(Label::at(&place, "here"));
+    let shown = error
+        .quoted(|_| Some("[mesh]\n\u{e4}\u{e4}x = 1\n"))
+        .render(false);
+    assert_eq!(
+        shown,
+        "error[c]: m\n --> a.toml:2:3\n  |\n2 | \u{e4}\u{e4}x = 1\n  |   ^ here\n  |\n"
+    );
 }
 
 #[test]

@@ -123,6 +123,13 @@ fn resolve(mut declared: Declared<'_>, local: &LocalNode, problems: &mut Problem
         problems,
     );
     limit(
+        "nodes",
+        MOST_NODES,
+        &mut declared.nodes,
+        |n| n.name.label("too many with this one"),
+        problems,
+    );
+    limit(
         "rules",
         MOST_RULES,
         &mut declared.rules,
@@ -211,6 +218,7 @@ fn too_many(what: &str, most: usize, label: Label) -> Diagnostic {
         .help("divide the mesh, or join some of them")
 }
 
+const MOST_NODES: usize = 10_000;
 const MOST_SERVICES: usize = 10_000;
 const MOST_RULES: usize = 100_000;
 const MOST_ENDPOINTS: usize = 65_536;

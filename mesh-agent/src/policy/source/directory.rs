@@ -62,15 +62,31 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Box<Diagnostic>> {
 fn directory_error(errno: Errno, name: &str) -> Diagnostic {
     let label = Label::on_file(name, "");
     match errno {
-        Errno::NOENT => Diagnostic::error("missing-directory", "the configuration directory does not exist")
-            .label(label)
-            .help(format!("create it with `install -d -m 0755 {name}`, or name another one: `[paths] config_dir` in agent.toml")),
-        Errno::NOTDIR => Diagnostic::error("not-a-directory", "the configuration directory is not a directory")
-            .label(label)
-            .help("name the directory that holds the *.toml files"),
-        _ => Diagnostic::error("unreadable", format!("the configuration directory cannot be read: {errno}"))
-            .label(label)
-            .help("make it readable for the user that runs the agent"),
+        Errno::NOENT => Diagnostic::error(
+            "missing-directory",
+            "the configuration directory does not exist",
+        )
+        .label(label)
+        .help(format!(
+            "create it with `install -d -m 0755 {name}`, or name another \
+                one: `[paths] config_dir` in agent.toml"
+        )),
+        Errno::NOTDIR => Diagnostic::error(
+            "not-a-directory",
+            "the configuration \
+            directory is not a directory",
+        )
+        .label(label)
+        .help("name the directory that holds the *.toml files"),
+        _ => Diagnostic::error(
+            "unreadable",
+            format!(
+                "the configuration directory \
+            cannot be read: {errno}"
+            ),
+        )
+        .label(label)
+        .help("make it readable for the user that runs the agent"),
     }
 }
 

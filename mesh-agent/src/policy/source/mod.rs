@@ -47,6 +47,15 @@ impl SourceSet {
         };
         texts.into_iter().map(file).collect::<Vec<_>>().into()
     }
+
+    /// The text of the file `name`.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let found = self
+            .files
+            .binary_search_by(|file| (*file.name).cmp(name))
+            .ok()?;
+        self.files.get(found).map(|file| &*file.text)
+    }
 }
 
 impl From<Vec<SourceFile>> for SourceSet {

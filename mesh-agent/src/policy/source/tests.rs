@@ -200,7 +200,7 @@ fn sizes() {
             "#".repeat(LARGEST_FILE),
         );
     }
-    refused(directory.path(), "files-too-large", "y15.toml");
+    refused(directory.path(), "files-too-large", "y14.toml");
 }
 
 #[test]
