@@ -57,6 +57,19 @@ fn a_broken_directory() {
 }
 
 #[test]
+fn a_working_copy_that_the_agent_would_refuse() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("a.toml");
+    std::fs::write(&file, "[mesh]\n").expect("a file");
+    let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+    std::fs::set_permissions(&file, everyone).expect("a mode");
+    let ran = check(directory.path(), Format::Human, Ok(String::new()));
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.err.starts_with("warning[unsafe-file]"), "{}", ran.err);
+    assert!(ran.out.ends_with("1 file: ok, 1 warning\n"), "{}", ran.out);
+}
+
+#[test]
 fn what_does_not_compile_is_invalid() {
     let problem = Diagnostic::error("too-large", "it does not fit");
     let ran = check(&examples(), Format::Human, Err(vec![problem]));

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Diagnostic;
-pub use directory::read;
+pub use directory::{read, read_believing};
 pub(crate) use file::read_path;
 
 /// One file.
@@ -72,6 +72,16 @@ impl From<SourceSet> for Vec<SourceFile> {
     fn from(set: SourceSet) -> Self {
         set.files
     }
+}
+
+/// Whose files are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// Those of root and of this process's own user that nobody else can write.
+    TrustedOwners,
+    /// Everybody's, with a warning where the agent would refuse them: files that are only
+    /// looked at, such as those of a working copy.
+    Anybody,
 }
 
 /// Why a directory cannot be used.
