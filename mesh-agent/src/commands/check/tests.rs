@@ -27,8 +27,12 @@ fn check(directory: &Path, format: Format, compiled: Result<String, Vec<Diagnost
     }
 }
 
-fn examples() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/conf.d")
+/// A copy of the examples: the owner of the working copy may be anybody.
+fn examples() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().expect("a directory");
+    let shop = include_str!("../../../../examples/conf.d/10-shop.toml");
+    std::fs::write(directory.path().join("10-shop.toml"), shop).expect("a file");
+    directory
 }
 
 fn broken() -> tempfile::TempDir {
@@ -39,7 +43,7 @@ fn broken() -> tempfile::TempDir {
 
 #[test]
 fn a_good_directory() {
-    let ran = check(&examples(), Format::Human, Ok("9 entries".into()));
+    let ran = check(examples().path(), Format::Human, Ok("9 entries".into()));
     assert_eq!((ran.code, &*ran.err), (0, ""));
     assert_eq!(
         ran.out,
@@ -72,7 +76,7 @@ fn a_working_copy_that_the_agent_would_refuse() {
 #[test]
 fn what_does_not_compile_is_invalid() {
     let problem = Diagnostic::error("too-large", "it does not fit");
-    let ran = check(&examples(), Format::Human, Err(vec![problem]));
+    let ran = check(examples().path(), Format::Human, Err(vec![problem]));
     assert_eq!(ran.code, 3);
     assert!(ran.err.contains("error[too-large]"), "{}", ran.err);
 }

@@ -154,18 +154,17 @@ impl<'n, 'd> Resolver<'n, 'd> {
         let Some(decl) = decls.iter().find(|decl| decl.span.place() == first.place) else {
             return;
         };
+        let total = endpoints.len();
         let message = format!(
-            "{count} of the endpoints of `{}` are on other nodes; this version refuses \
-                calls to them",
+            "this version refuses calls to other nodes: {count} of {total} endpoints of `{}`",
             self.decl.name.value
         );
         let diagnostic = decl
             .address
-            .warning("no-tunnel", message, "the first of them");
-        problems.push(
-            diagnostic
-                .help("calls between nodes need the tunnel, which is not part of this version"),
-        );
+            .warning("no-tunnel", message, "the first on another node");
+        problems.push(diagnostic.help(
+            "use endpoints on this node; calls between nodes need the tunnel, which is to come",
+        ));
     }
 }
 

@@ -86,6 +86,10 @@ fn syntax() {
 fn fields() {
     for (code, text) in [
         ("unknown-field", "¦wat = 1\n"),
+        (
+            "unknown-field",
+            "[[service]]\n¦nmae = \"a\"\nworkload = { uid = 7 }\n",
+        ),
         ("unknown-field", "[[¦services]]\nname = \"a\"\n"),
         ("unknown-field", "[mesh]\n¦defualt = \"deny\"\n"),
         (

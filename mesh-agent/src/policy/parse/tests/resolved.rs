@@ -218,3 +218,33 @@ fn windows_line_ends_and_byte_order_marks_are_fine() {
     let text = format!("\u{feff}{}", super::BASE.replace('\n', "\r\n"));
     assert_eq!(parsed(&[("a.toml", &text)]).diagnostics, []);
 }
+
+#[test]
+fn a_mesh_of_two_nodes_has_warnings_only() {
+    let text = r#"
+[[node]]
+name = "edge-2"
+address = "10.0.0.12"
+[[service]]
+name = "payments"
+namespace = "shop"
+ports = [{ name = "http", listen = 80, protocol = "http" }]
+workload = { systemd = "payments-*.service" }
+endpoints = [
+  { address = "127.0.0.1:8081", version = "v1", node = "edge-1" },
+  { address = "127.0.0.1:8082", version = "v2", node = "edge-2" },
+]
+[[split]]
+service = "shop/payments"
+weights = { v1 = 99, v2 = 1 }
+[[deny]]
+name = "no-dev-in-prod"
+from = ["dev/*"]
+to = ["shop/*"]
+"#;
+    let parsed = parsed(&[("a.toml", text)]);
+    let codes: Vec<_> = parsed.diagnostics.iter().map(|d| d.code).collect();
+    assert_eq!(codes, ["no-tunnel", "unknown-namespace"]);
+    let policy = parsed.policy.expect("a policy");
+    assert_eq!(policy.rules[0].from, [Source::Namespace("dev".into())]);
+}

@@ -78,6 +78,8 @@ fn rules() {
     for (code, text) in [
         ("unknown-service", to_payments("[¦\"shop/chekout\"]")),
         ("unknown-namespace", to_payments("[¦\"shpo/*\"]")),
+        ("unknown-namespace", to_payments("[¦\"later/*\"]")),
+        ("unknown-namespace", to("[¦\"later/*\"]")),
         ("invalid-reference", to_payments("[¦\"checkout\"]")),
         ("invalid-reference", to_payments("[¦\"shop\"]")),
         ("invalid-name", to_payments("[¦\"shop/Checkout\"]")),
