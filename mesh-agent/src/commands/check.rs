@@ -9,6 +9,7 @@ use crate::config::AgentConfig;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Policy;
 use crate::policy::parse;
+use crate::policy::source::Belief;
 
 #[cfg(test)]
 mod tests;
@@ -92,15 +93,20 @@ fn outcome(
         Ok(config) => config,
         Err(diagnostics) => return Outcome::new(diagnostics, 0),
     };
-    let directory = options.directory.as_deref();
-    let directory = directory.unwrap_or(&config.paths.config_dir);
-    let (sources, parsed) = parse::load(directory, &config.local_node());
+    // A directory that is named is looked at; the configured one is as the agent sees it.
+    let (directory, belief) = match &options.directory {
+        Some(directory) if *directory != config.paths.config_dir => (directory, Belief::Anybody),
+        _ => (&config.paths.config_dir, Belief::TrustedOwners),
+    };
+    let (sources, parsed) = parse::load(directory, belief, &config.local_node());
     let mut outcome = Outcome::new(parsed.diagnostics, sources.files.len());
     if let Some(policy) = parsed.policy {
         outcome.services = policy.services.len();
         outcome.rules = policy.rules.len();
         outcome.splits = policy.splits.len();
-        outcome.compiled_as(compile(&policy));
+        let quoted = |diagnostic: Diagnostic| diagnostic.quoted(|file| sources.text(file));
+        let compiled = compile(&policy);
+        outcome.compiled_as(compiled.map_err(|found| found.into_iter().map(quoted).collect()));
     }
     outcome
 }

@@ -1,1 +1,111 @@
+//! agent.toml: defaults, everything set, and mistakes.
 
+use std::path::Path;
+
+use super::{AgentConfig, LogLevel};
+
+#[test]
+fn the_example_says_the_defaults() {
+    let example = include_str!("../../../examples/agent.toml");
+    let example = AgentConfig::parse("agent.toml", example).expect("the example");
+    let defaults = AgentConfig::parse("agent.toml", "[node]\nname = \"edge-1\"\n");
+    assert_eq!(example, defaults.expect("the defaults"));
+    assert_eq!(example.limits.memory, 32 << 20);
+    assert_eq!(example.tunnel.listen.to_string(), "0.0.0.0:15008");
+    assert_eq!(example.admin.listen.to_string(), "127.0.0.1:15020");
+    assert_eq!(
+        (example.log.level, example.log.kernel),
+        (LogLevel::Info, LogLevel::Warn)
+    );
+    assert_eq!(example.paths.cgroup_root, None);
+    assert_eq!(&*example.local_node().trust_domain, "mesh.local");
+}
+
+#[test]
+fn everything_set() {
+    let text = r#"
+[node]
+name = "edge-9"
+trust_domain = "example.org"
+address = "2001:db8::9"
+[paths]
+config_dir = "/a"
+state_dir = "/b"
+bpffs = "/c"
+run_dir = "/d"
+cgroup_root = "/e"
+[tunnel]
+listen = "[::]:1"
+certificates = "/f"
+[admin]
+listen = "127.0.0.1:2"
+[limits]
+memory = "1GiB"
+[log]
+level = "off"
+kernel = "trace"
+"#;
+    let config = AgentConfig::parse("agent.toml", text).expect("a configuration");
+    assert_eq!(config.paths.cgroup_root.as_deref(), Some(Path::new("/e")));
+    assert_eq!(config.tunnel.certificates, Path::new("/f"));
+    assert_eq!(config.limits.memory, 1 << 30);
+    assert_eq!(config.log.kernel.name(), "trace");
+}
+
+#[test]
+fn mistakes() {
+    for (code, line, text) in [
+        ("syntax", 1, "[node\n"),
+        ("unknown-field", 1, "[nodes]\nname = \"a\"\n"),
+        ("unknown-field", 2, "[node]\nnmae = \"a\"\n"),
+        ("wrong-type", 1, "node = 3\n"),
+        ("invalid-name", 2, "[node]\nname = \"Edge 1\"\n"),
+        (
+            "invalid-trust-domain",
+            2,
+            "[node]\ntrust_domain = \"spiffe://x\"\n",
+        ),
+        ("invalid-trust-domain", 2, "[node]\ntrust_domain = \"\"\n"),
+        ("invalid-address", 2, "[node]\naddress = \"10.0.0.1:80\"\n"),
+        ("invalid-node-address", 2, "[node]\naddress = \"0.0.0.0\"\n"),
+        ("invalid-path", 2, "[paths]\nstate_dir = \"var\"\n"),
+        ("invalid-path", 2, "[paths]\nrun_dir = \"/run/../etc\"\n"),
+        ("invalid-path", 2, "[paths]\nrun_dir = \"\"\n"),
+        ("invalid-address", 2, "[tunnel]\nlisten = \"15008\"\n"),
+        (
+            "invalid-address",
+            2,
+            "[admin]\nlisten = \"localhost:15020\"\n",
+        ),
+        ("invalid-size", 2, "[limits]\nmemory = \"32MB\"\n"),
+        ("invalid-size", 2, "[limits]\nmemory = \"0MiB\"\n"),
+        ("wrong-type", 2, "[limits]\nmemory = 32\n"),
+        ("unknown-value", 2, "[log]\nlevel = \"verbose\"\n"),
+    ] {
+        let problems = AgentConfig::parse("agent.toml", text).expect_err(text);
+        let found: Vec<_> = problems
+            .iter()
+            .map(|d| (d.code, d.labels[0].line))
+            .collect();
+        assert_eq!(found, [(code, line)], "{text}");
+        assert!(problems[0].help.is_some(), "{text}");
+    }
+    let many = "[node]\nname = 3\n[paths]\nbpffs = 3\n[log]\nlevel = 3\n";
+    assert_eq!(
+        AgentConfig::parse("agent.toml", many)
+            .expect_err("mistakes")
+            .len(),
+        3
+    );
+}
+
+#[test]
+fn missing_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("agent.toml");
+    assert!(AgentConfig::load(&path, false).is_ok());
+    let problems = AgentConfig::load(&path, true).expect_err("a problem");
+    assert_eq!(problems[0].code, "missing-file");
+    let problems = AgentConfig::load(directory.path(), false).expect_err("a problem");
+    assert_eq!(problems[0].code, "not-a-file");
+}

@@ -240,7 +240,7 @@ pub struct Rule {
 pub enum Source {
     /// A service.
     Service(ServiceName),
-    /// Every service of a namespace.
+    /// Every service of a namespace; it may have none yet.
     Namespace(Arc<str>),
     /// Every local process, of a service or not.
     Any,

@@ -21,8 +21,15 @@ pub(super) fn range(value: Value<'_>) -> Result<IpNet, Diagnostic> {
     let net = decode::cidr(value)?;
     let bad = |text: &str| {
         Err(value
-            .error("invalid-vip-range", format!("`{net}` cannot hold VIPs"), text)
-            .help(format!("write a private range that nothing else uses, such as \"{DEFAULT_RANGE}\" or \"fd00:96::/112\"")))
+            .error(
+                "invalid-vip-range",
+                format!("`{net}` cannot hold VIPs"),
+                text,
+            )
+            .help(format!(
+                "write a private range that nothing else uses, such as \
+                \"{DEFAULT_RANGE}\" or \"fd00:96::/112\""
+            )))
     };
     if net.prefix_len() < 8 {
         return bad("the prefix length is at least 8");

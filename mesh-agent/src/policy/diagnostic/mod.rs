@@ -3,6 +3,7 @@
 //! Comes in from everything that reads files; goes out as text for people (`render`), as one
 //! line for logs (`Display`) and as JSON (`Serialize`).
 
+mod problems;
 mod render;
 mod snippet;
 #[cfg(test)]
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::model::Place;
-pub(crate) use render::one_line;
+pub(crate) use problems::Problems;
+use render::one_line;
 pub(crate) use snippet::Snippet;
 
 /// How bad it is.
@@ -110,6 +112,33 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// Adds the source lines of places that came from the model, as far as `text_of` has the
+    /// texts of the files.
+    #[must_use]
+    pub fn quoted<'t>(mut self, text_of: impl Fn(&str) -> Option<&'t str>) -> Self {
+        for label in self
+            .labels
+            .iter_mut()
+            .filter(|label| label.snippet.is_none())
+        {
+            let (Some(line), Some(column)) =
+                (label.line.checked_sub(1), label.column.checked_sub(1))
+            else {
+                continue;
+            };
+            let text = text_of(&label.file).unwrap_or_default();
+            let Some(line) = text.lines().nth(line as usize) else {
+                continue;
+            };
+            let start = line
+                .char_indices()
+                .nth(column as usize)
+                .map_or(line.len(), |(at, _)| at);
+            label.snippet = Some(Snippet::cut(line, start, start));
+        }
+        self
+    }
+
     /// Several lines for people, ending in a newline; `color` adds ANSI colours.
     pub fn render(&self, color: bool) -> String {
         render::render(self, color)
@@ -161,65 +190,3 @@ impl Label {
         }
     }
 }
-
-/// Problems found so far. Keeps the first [`MOST_SHOWN`], counts the rest: a file of a million
-/// mistakes must not cost the agent its memory.
-#[derive(Debug, Default)]
-pub(crate) struct Problems {
-    found: Vec<Diagnostic>,
-    left_out: usize,
-    errors: usize,
-}
-
-impl Problems {
-    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
-        self.errors += usize::from(diagnostic.is_error());
-        if self.is_full() {
-            self.left_out += 1;
-        } else {
-            self.found.push(diagnostic);
-        }
-    }
-
-    /// The value, or `None` after remembering what is wrong with it.
-    pub(crate) fn ok<T>(&mut self, result: Result<T, Diagnostic>) -> Option<T> {
-        result.map_err(|diagnostic| self.push(diagnostic)).ok()
-    }
-
-    pub(crate) fn extend(&mut self, diagnostics: impl IntoIterator<Item = Diagnostic>) {
-        for diagnostic in diagnostics {
-            self.push(diagnostic);
-        }
-    }
-
-    /// Whether more problems would only be counted.
-    pub(crate) fn is_full(&self) -> bool {
-        self.found.len() >= MOST_SHOWN
-    }
-
-    pub(crate) fn has_errors(&self) -> bool {
-        self.errors > 0
-    }
-
-    /// All of them, in the order of files and lines.
-    pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by(|a, b| position(a).cmp(&position(b)));
-        if self.left_out > 0 {
-            let message = format!("{} more problems are not shown", self.left_out);
-            let rest = match self.errors {
-                0 => Diagnostic::warning("too-many-problems", message),
-                _ => Diagnostic::error("too-many-problems", message),
-            };
-            self.found.push(rest.help("fix some of those above first"));
-        }
-        self.found
-    }
-}
-
-fn position(diagnostic: &Diagnostic) -> Option<(&str, u32, u32)> {
-    let label = diagnostic.labels.first()?;
-    Some((&label.file, label.line, label.column))
-}
-
-/// How many problems of one run are kept.
-const MOST_SHOWN: usize = 1000;

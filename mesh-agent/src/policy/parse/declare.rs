@@ -1,5 +1,7 @@
 //! One file's tables as declarations: every value decoded, no name looked up yet.
 
+mod rules;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +13,9 @@ use super::decode;
 use super::document::{Document, Fields, List, Located, Span, Value};
 use super::workload;
 use crate::policy::diagnostic::Problems;
-use crate::policy::model::{
-    Action, DefaultAction, Egress, Mode, PortMatch, Protocol, ServiceName, Workload,
-};
+use crate::policy::model::{Action, DefaultAction, Egress, Port, Protocol, ServiceName, Workload};
 use crate::policy::vip;
+pub(super) use rules::{RuleDecl, SplitDecl, Weights};
 
 /// Everything the files declare, in the order of the files.
 #[derive(Default)]
@@ -44,6 +45,7 @@ pub(super) struct ServiceDecl<'d> {
     pub(super) ports: List<'d, PortDecl<'d>>,
     pub(super) workload: Option<Located<'d, Workload>>,
     pub(super) has_workload: bool,
+    /// `None` if it was not understood.
     pub(super) egress: Option<Egress>,
     pub(super) affinity: Option<Duration>,
     pub(super) endpoints: List<'d, EndpointDecl<'d>>,
@@ -62,29 +64,6 @@ pub(super) struct EndpointDecl<'d> {
     pub(super) node: Option<Located<'d, Arc<str>>>,
     pub(super) weight: u32,
     pub(super) port: Option<Located<'d, Arc<str>>>,
-}
-
-pub(super) struct SplitDecl<'d> {
-    pub(super) span: Span<'d>,
-    pub(super) service: Value<'d>,
-    pub(super) from: List<'d, Value<'d>>,
-    pub(super) weights: Weights<'d>,
-}
-
-pub(super) struct Weights<'d> {
-    pub(super) span: Span<'d>,
-    pub(super) items: Vec<(Located<'d, Arc<str>>, u32)>,
-    pub(super) complete: bool,
-}
-
-pub(super) struct RuleDecl<'d> {
-    pub(super) span: Span<'d>,
-    pub(super) action: Action,
-    pub(super) name: Option<Located<'d, Arc<str>>>,
-    pub(super) mode: Mode,
-    pub(super) from: List<'d, Value<'d>>,
-    pub(super) to: List<'d, Value<'d>>,
-    pub(super) ports: List<'d, Located<'d, PortMatch>>,
 }
 
 impl<'d> Declared<'d> {
@@ -109,12 +88,12 @@ impl<'d> Declared<'d> {
             self.services.extend(service);
         }
         for value in tables(&mut fields, "split", self) {
-            self.splits.extend(split(value, fields.problems));
+            self.splits.extend(rules::split(value, fields.problems));
         }
         let mut rules = Vec::new();
         for (key, action) in [("allow", Action::Allow), ("deny", Action::Deny)] {
             for value in tables(&mut fields, key, self) {
-                rules.extend(rule(value, action, fields.problems));
+                rules.extend(rules::rule(value, action, fields.problems));
             }
         }
         // In the order of the lines, whichever kind they are.
@@ -136,6 +115,16 @@ impl<'d> Declared<'d> {
         self.vip_ranges
             .extend(mesh.optional("vip_range", vip::range));
         mesh.finish();
+    }
+}
+
+impl PortDecl<'_> {
+    pub(super) fn model(&self) -> Port {
+        Port {
+            name: Arc::clone(&self.name.value),
+            listen: self.listen.value,
+            protocol: self.protocol,
+        }
     }
 }
 
@@ -186,6 +175,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
     let workload = fields.value("workload").and_then(|value| {
         workload::decode(value, fields.problems).map(|workload| value.span.at(workload))
     });
+    let no_egress = (!fields.has("egress")).then_some(Egress::Allow);
     let egress = fields.optional("egress", |v| decode::choice(v, EGRESS));
     let affinity = affinity(&mut fields);
     let endpoints = fields.list("endpoints", ENDPOINTS_EXAMPLE, endpoint);
@@ -207,7 +197,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
         ports,
         workload,
         has_workload,
-        egress: egress.map(|egress| egress.value),
+        egress: egress.map(|egress| egress.value).or(no_egress),
         affinity,
         endpoints,
     })
@@ -287,121 +277,11 @@ fn endpoint<'d>(value: Value<'d>, problems: &mut Problems) -> Option<EndpointDec
     sound.then_some(endpoint)
 }
 
-fn split<'d>(value: Value<'d>, problems: &mut Problems) -> Option<SplitDecl<'d>> {
-    let mut fields = Fields::of(value, "[[split]]", "[[split]]", problems)?;
-    let service = fields.required("service", "service = \"shop/payments\"", |v| {
-        decode::text(v, "\"shop/payments\"").map(|_| v)
-    });
-    let from = fields.list("from", "[\"shop/checkout\"]", |value, _| Some(value));
-    let weights = fields.required("weights", "weights = { v1 = 99, v2 = 1 }", Ok);
-    let span = fields.span;
-    let weights = weights.and_then(|value| weights_of(value.value, fields.problems));
-    fields.finish();
-    Some(SplitDecl {
-        span,
-        service: service?.value,
-        from,
-        weights: weights?,
-    })
-}
-
-fn weights_of<'d>(value: Value<'d>, problems: &mut Problems) -> Option<Weights<'d>> {
-    let fields = Fields::of(
-        value,
-        "`weights`",
-        "weights = { v1 = 99, v2 = 1 }",
-        problems,
-    )?;
-    let mut weights = Weights {
-        span: value.span,
-        items: Vec::new(),
-        complete: true,
-    };
-    for (key, value) in fields.entries() {
-        let name = decode::name_problem(key.value).map_or_else(
-            || Ok(key.value.into()),
-            |problem| {
-                Err(key
-                    .error(
-                        "invalid-name",
-                        format!("`{}` is not a version", key.value),
-                        problem,
-                    )
-                    .help("write the version as its endpoints do"))
-            },
-        );
-        let name: Option<Arc<str>> = fields.problems.ok(name);
-        let rule = "a weight is a whole number from 0";
-        let weight = decode::number(value, 0..=u32::MAX, "invalid-weight", rule);
-        match (name, fields.problems.ok(weight)) {
-            (Some(name), Some(weight)) => weights.items.push((key.span.at(name), weight)),
-            _ => weights.complete = false,
-        }
-    }
-    Some(weights)
-}
-
-fn rule<'d>(value: Value<'d>, action: Action, problems: &mut Problems) -> Option<RuleDecl<'d>> {
-    let noun = match action {
-        Action::Allow => "[[allow]]",
-        Action::Deny => "[[deny]]",
-    };
-    let mut fields = Fields::of(value, noun, noun, problems)?;
-    let name = fields.required("name", "name = \"checkout-pays\"", |v| {
-        decode::name(v, "rule name")
-    });
-    let mode = fields.optional("mode", |v| decode::choice(v, MODES));
-    for (key, example) in [
-        ("from", "from = [\"shop/checkout\"]"),
-        ("to", "to = [\"shop/payments\"]"),
-    ] {
-        if !fields.has(key) {
-            fields.required(key, example, Ok);
-        }
-    }
-    let from = fields.list("from", "[\"shop/checkout\"]", |value, _| Some(value));
-    let to = fields.list("to", "[\"shop/payments\"]", |value, _| Some(value));
-    let ports = fields.list("ports", "[\"http\"] or [80]", |value, problems| {
-        problems
-            .ok(port_match(value))
-            .map(|port| value.span.at(port))
-    });
-    let span = fields.span;
-    fields.finish();
-    Some(RuleDecl {
-        span,
-        action,
-        name,
-        mode: mode.map_or(Mode::Enforce, |mode| mode.value),
-        from,
-        to,
-        ports,
-    })
-}
-
-fn port_match(value: Value<'_>) -> Result<PortMatch, crate::policy::diagnostic::Diagnostic> {
-    if matches!(value.value, DeValue::Integer(_)) {
-        return decode::port(value).map(PortMatch::Number);
-    }
-    let text = decode::text(value, "a port's name in quotes, or its number")?;
-    if let Ok(number) = text.parse::<u16>() {
-        return Err(value
-            .error(
-                "wrong-type",
-                "a port's number stands without quotes",
-                "this is text",
-            )
-            .help(format!("write {number}")));
-    }
-    decode::name(value, "port name").map(PortMatch::Name)
-}
-
 const DEFAULTS: &[(&str, DefaultAction)] = &[
     ("deny", DefaultAction::Deny),
     ("allow", DefaultAction::Allow),
 ];
 const EGRESS: &[(&str, Egress)] = &[("allow", Egress::Allow), ("deny", Egress::Deny)];
-const MODES: &[(&str, Mode)] = &[("enforce", Mode::Enforce), ("audit", Mode::Audit)];
 const PROTOCOLS: &[(&str, Protocol)] = &[
     ("tcp", Protocol::Tcp),
     ("udp", Protocol::Udp),

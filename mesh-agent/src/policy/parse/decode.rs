@@ -126,14 +126,22 @@ pub(crate) fn name_problem(text: &str) -> Option<String> {
 
 pub(crate) fn ip(value: Value<'_>) -> Result<IpAddr, Diagnostic> {
     let text = text(value, "an address in quotes, such as \"10.96.0.10\"")?;
-    let address: IpAddr = text.parse().map_err(|_: std::net::AddrParseError| {
+    let Ok(address) = text.parse::<IpAddr>() else {
         let help = match text.parse::<SocketAddr>() {
             Ok(socket) => format!("without the port: \"{}\"", socket.ip()),
             Err(_) if text.contains('/') => "one address, not a range: \"10.96.0.10\"".to_owned(),
-            Err(_) => "write a number address such as \"10.96.0.10\" or \"fd00::10\"; names are not looked up".to_owned(),
+            Err(_) => "write a number address such as \"10.96.0.10\" or \"fd00::10\"; \
+                names are not looked up"
+                .to_owned(),
         };
-        value.error("invalid-address", format!("`{text}` is not an IP address"), "expected an IP address").help(help)
-    })?;
+        return Err(value
+            .error(
+                "invalid-address",
+                format!("`{text}` is not an IP address"),
+                "expected an IP address",
+            )
+            .help(help));
+    };
     unmapped(value, address)
 }
 
@@ -191,7 +199,9 @@ fn socket_help(text: &str) -> String {
             return PORT_RULE.to_owned();
         }
     }
-    "write a number address and a port such as \"127.0.0.1:8081\" or \"[::1]:8081\"; names are not looked up".to_owned()
+    "write a number address and a port such as \"127.0.0.1:8081\" or \"[::1]:8081\"; \
+        names are not looked up"
+        .to_owned()
 }
 
 pub(crate) fn cidr(value: Value<'_>) -> Result<IpNet, Diagnostic> {

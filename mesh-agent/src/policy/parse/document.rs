@@ -154,6 +154,7 @@ pub(crate) struct Fields<'d, 'p> {
     /// What it is called in messages, such as `[[service]]`.
     noun: &'static str,
     asked: Vec<&'static str>,
+    missing: Vec<(&'static str, String)>,
     sound: bool,
     pub(crate) problems: &'p mut Problems,
 }
@@ -170,6 +171,7 @@ impl<'d, 'p> Fields<'d, 'p> {
             span,
             noun,
             asked: Vec::new(),
+            missing: Vec::new(),
             sound: true,
             problems,
         }
@@ -230,11 +232,7 @@ impl<'d, 'p> Fields<'d, 'p> {
         if !self.has(key) {
             self.asked.push(key);
             self.sound = false;
-            let message = format!("{} needs `{key}`", self.noun);
-            let diagnostic = Diagnostic::error("missing-field", message)
-                .label(self.span.label("missing here"))
-                .help(format!("add {example}"));
-            self.problems.push(diagnostic);
+            self.missing.push((key, example.to_owned()));
             return None;
         }
         self.optional(key, decode)
@@ -287,7 +285,8 @@ impl<'d, 'p> Fields<'d, 'p> {
         entries
     }
 
-    /// Reports what nobody asked for; whether the table was understood as a whole.
+    /// Reports what nobody asked for and what is missing; whether the table was understood as
+    /// a whole.
     pub(crate) fn finish(mut self) -> bool {
         for (key, _) in self.entries() {
             if !self.asked.contains(&key.value) {
@@ -296,12 +295,22 @@ impl<'d, 'p> Fields<'d, 'p> {
                 self.problems.push(unknown);
             }
         }
+        for (key, example) in std::mem::take(&mut self.missing) {
+            let diagnostic =
+                Diagnostic::error("missing-field", format!("{} needs `{key}`", self.noun))
+                    .label(self.span.label("missing here"))
+                    .help(format!("add {example}"));
+            self.problems.push(diagnostic);
+        }
         self.sound
     }
 
-    fn unknown_field(&self, key: Located<'d, &str>) -> Diagnostic {
+    /// A field that was meant to be a missing one is reported once.
+    fn unknown_field(&mut self, key: Located<'d, &str>) -> Diagnostic {
         let message = format!("unknown field `{}` in {}", key.value, self.noun);
-        let help = match suggest::closest(key.value, self.asked.iter().copied()) {
+        let meant = suggest::closest(key.value, self.asked.iter().copied());
+        self.missing.retain(|(missing, _)| Some(*missing) != meant);
+        let help = match meant {
             Some(field) => format!("did you mean `{field}`?"),
             None => format!(
                 "known fields: {}",

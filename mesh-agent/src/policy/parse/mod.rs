@@ -31,7 +31,7 @@ use self::names::Names;
 use self::nodes::Nodes;
 use super::diagnostic::{Diagnostic, Label, Problems};
 use super::model::{DefaultAction, Policy};
-use super::source::{self, SourceSet};
+use super::source::{self, Belief, SourceSet};
 use super::vip;
 
 /// What the files need to know of the node that reads them.
@@ -55,23 +55,21 @@ pub struct Parsed {
 }
 
 /// Reads and parses a directory, with the problems of both in one list.
-pub fn load(directory: &Path, local: &LocalNode) -> (SourceSet, Parsed) {
-    match source::read(directory) {
-        Ok(sources) => {
-            let parsed = parse(&sources, local);
-            (sources, parsed)
-        }
-        Err(error) => {
-            let mut parsed = parse(&error.readable, local);
-            let mut diagnostics = error.diagnostics;
-            if !error.readable.files.is_empty() {
-                diagnostics.append(&mut parsed.diagnostics);
-            }
-            parsed.diagnostics = diagnostics;
-            parsed.policy = None;
-            (error.readable, parsed)
-        }
-    }
+pub fn load(directory: &Path, belief: Belief, local: &LocalNode) -> (SourceSet, Parsed) {
+    let (sources, mut diagnostics, readable) = match source::read_believing(directory, belief) {
+        Ok((sources, warnings)) => (sources, warnings, true),
+        Err(error) => (error.readable, error.diagnostics, false),
+    };
+    let parsed = parse(&sources, local);
+    diagnostics.extend(parsed.diagnostics);
+    let policy = parsed.policy.filter(|_| readable);
+    (
+        sources,
+        Parsed {
+            policy,
+            diagnostics,
+        },
+    )
 }
 
 /// Parses all files together.
@@ -120,6 +118,13 @@ fn resolve(mut declared: Declared<'_>, local: &LocalNode, problems: &mut Problem
         MOST_SERVICES,
         &mut declared.services,
         |s| s.span.label("too many with this one"),
+        problems,
+    );
+    limit(
+        "nodes",
+        MOST_NODES,
+        &mut declared.nodes,
+        |n| n.name.label("too many with this one"),
         problems,
     );
     limit(
@@ -211,6 +216,7 @@ fn too_many(what: &str, most: usize, label: Label) -> Diagnostic {
         .help("divide the mesh, or join some of them")
 }
 
+const MOST_NODES: usize = 10_000;
 const MOST_SERVICES: usize = 10_000;
 const MOST_RULES: usize = 100_000;
 const MOST_ENDPOINTS: usize = 65_536;

@@ -10,7 +10,7 @@ use super::declare::{NodeDecl, ServiceDecl};
 use super::decode;
 use super::document::{Fields, Located, Value};
 use super::suggest;
-use crate::policy::diagnostic::{Diagnostic, Problems};
+use crate::policy::diagnostic::{Diagnostic, Problems, Severity};
 use crate::policy::model::{ServiceName, Source, Target};
 
 /// What is declared, by name.
@@ -110,7 +110,13 @@ impl<'d> Names<'d> {
         }
         match problems.ok(self.reference(value, text, SOURCE_EXAMPLES))? {
             Reference::Service(name) => Some(Source::Service(name)),
-            Reference::Namespace(namespace) => Some(Source::Namespace(namespace)),
+            Reference::Namespace(namespace) => {
+                // Rules about callers to come are sensible: `from = ["dev/*"]` in a [[deny]].
+                let empty = self.empty_namespace(value, &namespace);
+                let typo = empty.as_ref().is_some_and(Diagnostic::is_error);
+                problems.extend(empty);
+                (!typo).then_some(Source::Namespace(namespace))
+            }
         }
     }
 
@@ -151,7 +157,14 @@ impl<'d> Names<'d> {
         }
         match problems.ok(self.reference(value, text, TARGET_EXAMPLES))? {
             Reference::Service(name) => Some(Target::Service(name)),
-            Reference::Namespace(namespace) => Some(Target::Namespace(namespace)),
+            Reference::Namespace(namespace) => match self.empty_namespace(value, &namespace) {
+                None => Some(Target::Namespace(namespace)),
+                Some(mut empty) => {
+                    empty.severity = Severity::Error;
+                    problems.push(empty);
+                    None
+                }
+            },
         }
     }
 
@@ -183,8 +196,13 @@ impl<'d> Names<'d> {
     pub(super) fn unknown_node(&self, node: &Located<'d, Arc<str>>) -> Diagnostic {
         let name = &node.value;
         let known = self.nodes.iter().map(|node| &**node);
-        let help = suggest::help(name, known, "known nodes", "");
-        let help = format!("{help}; other nodes are declared by [[node]] with name and address");
+        let help = match suggest::closest(name, known.clone()) {
+            Some(close) => format!("did you mean `{close}`?"),
+            None => format!(
+                "declare it by [[node]] with name and address; known nodes: {}",
+                suggest::listed(known)
+            ),
+        };
         node.error(
             "unknown-node",
             format!("no node `{name}`"),
@@ -204,7 +222,7 @@ impl<'d> Names<'d> {
         };
         let namespace = decode::name_in(value, namespace, "namespace")?;
         if name == "*" {
-            return self.namespace(value, namespace);
+            return Ok(Reference::Namespace(namespace));
         }
         let name = decode::name_in(value, name, "service name")?;
         let name = ServiceName { namespace, name };
@@ -228,19 +246,24 @@ impl<'d> Names<'d> {
             .help(help))
     }
 
-    fn namespace(&self, value: Value<'d>, namespace: Arc<str>) -> Result<Reference, Diagnostic> {
-        if self.namespaces.contains(&namespace) || !self.complete {
-            return Ok(Reference::Namespace(namespace));
+    /// What to say where no service is in `namespace`: an error where something else was
+    /// probably meant, else a warning.
+    fn empty_namespace(&self, value: Value<'d>, namespace: &str) -> Option<Diagnostic> {
+        if self.namespaces.contains(namespace) || !self.complete {
+            return None;
         }
         let known = self.namespaces.iter().map(|namespace| &**namespace);
-        let help = match suggest::closest(&namespace, known.clone()) {
-            Some(close) => format!("did you mean `{close}/*`?"),
-            None => format!("namespaces with services: {}", suggest::listed(known)),
-        };
         let message = format!("no service is in the namespace `{namespace}`");
-        Err(value
-            .error("unknown-namespace", message, "not declared in any file")
-            .help(help))
+        let (code, text) = ("unknown-namespace", "not declared in any file");
+        Some(match suggest::closest(namespace, known.clone()) {
+            Some(close) => value
+                .error(code, message, text)
+                .help(format!("did you mean `{close}/*`?")),
+            None => value.warning(code, message, text).help(format!(
+                "namespaces with services: {}",
+                suggest::listed(known)
+            )),
+        })
     }
 
     fn without_namespace(&self, value: Value<'d>, text: &str, examples: &str) -> Diagnostic {

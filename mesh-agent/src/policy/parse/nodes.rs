@@ -179,6 +179,11 @@ impl<'d> Nodes<'d> {
         }
     }
 
+    /// This node's address.
+    pub(super) fn local_address(&self) -> Option<IpAddr> {
+        self.local.address
+    }
+
     /// Where the files give a node's address.
     pub(super) fn places(&self) -> &[Located<'d, IpAddr>] {
         &self.places

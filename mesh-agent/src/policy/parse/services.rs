@@ -14,7 +14,7 @@ use super::names::{Names, twice};
 use super::nodes::Nodes;
 use super::{suggest, workload};
 use crate::policy::diagnostic::{Diagnostic, Problems};
-use crate::policy::model::{Egress, Endpoint, Port, Service, ServiceName};
+use crate::policy::model::{Egress, Endpoint, Service, ServiceName};
 
 /// The services of `names`; those with problems as far as they are understood.
 pub(super) fn resolve<'d>(
@@ -43,17 +43,12 @@ fn model(
     vip: Option<std::net::IpAddr>,
     endpoints: Vec<Endpoint>,
 ) -> Service {
-    let port = |port: &PortDecl<'_>| Port {
-        name: Arc::clone(&port.name.value),
-        listen: port.listen.value,
-        protocol: port.protocol,
-    };
     let place = decl.span.place();
     let workload = decl.workload.as_ref();
     Service {
         name: decl.name.value.clone(),
         vip,
-        ports: decl.ports.items.iter().map(port).collect(),
+        ports: decl.ports.items.iter().map(PortDecl::model).collect(),
         workload: workload.map(|workload| workload.value.clone()),
         workload_place: workload.map_or_else(|| place.clone(), |workload| workload.span.place()),
         place,
@@ -124,7 +119,10 @@ fn usefulness(decl: &ServiceDecl<'_>, problems: &mut Problems) {
             format!("`{name}` has neither a workload nor ports"),
             "it can neither call nor be called",
         );
-        problems.push(diagnostic.help("add workload = { systemd = \"..\" } to a caller, ports and endpoints to what is called"));
+        problems.push(diagnostic.help(
+            "add workload = { systemd = \"..\" } to a caller, \
+            ports and endpoints to what is called",
+        ));
     }
 }
 

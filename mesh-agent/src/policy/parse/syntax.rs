@@ -66,7 +66,8 @@ const HELPS: &[(&str, &str)] = &[
     ),
     (
         "duplicate key",
-        "a key can stand once in a table; further services and rules each begin with their own [[..]] line",
+        "a key can stand once in a table; further services and rules each begin with \
+            their own [[..]] line",
     ),
     (
         "basic string",

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::file::{Trust, kind_name, read_file};
-use super::{LARGEST_SET, MOST_FILES, ReadError, SourceFile, SourceSet};
+use super::file::{kind_name, read_file};
+use super::{Belief, LARGEST_SET, MOST_FILES, ReadError, SourceFile, SourceSet};
 use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 
 /// Reads every `*.toml` of `path` whose name does not begin with a dot.
@@ -18,17 +18,30 @@ use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 /// A missing or writable-by-anyone directory, and every file that is not a plain file of a
 /// trusted owner, too large, or not UTF-8. All of them are reported.
 pub fn read(path: &Path) -> Result<SourceSet, Box<ReadError>> {
+    read_believing(path, Belief::TrustedOwners).map(|(sources, _)| sources)
+}
+
+/// As [`read`], with a say in whose files are believed; with the warnings about those that
+/// [`Belief::Anybody`] lets pass.
+///
+/// # Errors
+///
+/// Those of [`read`].
+pub fn read_believing(
+    path: &Path,
+    belief: Belief,
+) -> Result<(SourceSet, Vec<Diagnostic>), Box<ReadError>> {
     let mut problems = Problems::default();
-    let files = match open_directory(path) {
-        Ok(directory) => read_files(&directory, path, &mut problems),
+    let files = match open_directory(path, belief, &mut problems) {
+        Ok(directory) => read_files(&directory, path, belief, &mut problems),
         Err(diagnostic) => {
-            problems.push(*diagnostic);
+            problems.push(diagnostic);
             Vec::new()
         }
     };
     let mut readable = SourceSet::from(files);
     if !problems.has_errors() {
-        return Ok(readable);
+        return Ok((readable, problems.into_sorted()));
     }
     readable.incomplete = true;
     Err(Box::new(ReadError {
@@ -37,44 +50,57 @@ pub fn read(path: &Path) -> Result<SourceSet, Box<ReadError>> {
     }))
 }
 
-fn open_directory(path: &Path) -> Result<OwnedFd, Box<Diagnostic>> {
+fn open_directory(
+    path: &Path,
+    belief: Belief,
+    problems: &mut Problems,
+) -> Result<OwnedFd, Diagnostic> {
     let name = path.display().to_string();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let unreadable = |errno: Errno| Box::new(directory_error(errno, &name));
+    let unreadable = |errno: Errno| directory_error(errno, &name);
     let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(unreadable)?;
     let stat = rustix::fs::fstat(&directory).map_err(unreadable)?;
-    match Trust::of_this_process().objection(&stat) {
-        None => Ok(directory),
-        Some(objection) => Err(Box::new(
-            Diagnostic::error(
-                "unsafe-directory",
-                format!("the configuration directory {}", objection.what),
-            )
-            .label(Label::on_file(
-                name.clone(),
-                "who can write here decides the policy",
-            ))
-            .help(format!("run `{} {name}`", objection.command)),
-        )),
+    match belief.objection("unsafe-directory", "the directory", &stat, name.into()) {
+        Some(objection) if objection.is_error() => Err(objection),
+        objection => {
+            problems.extend(objection);
+            Ok(directory)
+        }
     }
 }
 
 fn directory_error(errno: Errno, name: &str) -> Diagnostic {
     let label = Label::on_file(name, "");
     match errno {
-        Errno::NOENT => Diagnostic::error("missing-directory", "the configuration directory does not exist")
-            .label(label)
-            .help(format!("create it with `install -d -m 0755 {name}`, or name another one: `[paths] config_dir` in agent.toml")),
-        Errno::NOTDIR => Diagnostic::error("not-a-directory", "the configuration directory is not a directory")
-            .label(label)
-            .help("name the directory that holds the *.toml files"),
-        _ => Diagnostic::error("unreadable", format!("the configuration directory cannot be read: {errno}"))
-            .label(label)
-            .help("make it readable for the user that runs the agent"),
+        Errno::NOENT => Diagnostic::error(
+            "missing-directory",
+            "the configuration directory does not exist",
+        )
+        .label(label)
+        .help(format!(
+            "create it with `install -d -m 0755 {name}`, or name another \
+                one: `[paths] config_dir` in agent.toml"
+        )),
+        Errno::NOTDIR => {
+            Diagnostic::error("not-a-directory", "the configuration directory is not one")
+                .label(label)
+                .help("name the directory that holds the *.toml files")
+        }
+        _ => Diagnostic::error(
+            "unreadable",
+            format!("the directory cannot be read: {errno}"),
+        )
+        .label(label)
+        .help("make it readable for the user that runs the agent"),
     }
 }
 
-fn read_files(directory: &OwnedFd, path: &Path, problems: &mut Problems) -> Vec<SourceFile> {
+fn read_files(
+    directory: &OwnedFd,
+    path: &Path,
+    belief: Belief,
+    problems: &mut Problems,
+) -> Vec<SourceFile> {
     let mut names = match list(directory, problems) {
         Ok(names) => names,
         Err(errno) => {
@@ -94,7 +120,9 @@ fn read_files(directory: &OwnedFd, path: &Path, problems: &mut Problems) -> Vec<
     let mut total = 0;
     let mut files = Vec::new();
     for name in names {
-        let Some(text) = problems.ok(read_entry(directory, &name)) else {
+        let opened = open_entry(directory, &name);
+        let read = opened.and_then(|file| read_file(file, Arc::clone(&name), belief, problems));
+        let Some(text) = problems.ok(read) else {
             continue;
         };
         total += text.len();
@@ -144,7 +172,7 @@ fn list(directory: &OwnedFd, problems: &mut Problems) -> rustix::io::Result<Vec<
     Ok(names)
 }
 
-fn read_entry(directory: &OwnedFd, name: &Arc<str>) -> Result<String, Diagnostic> {
+fn open_entry(directory: &OwnedFd, name: &Arc<str>) -> Result<OwnedFd, Diagnostic> {
     let unreadable = |errno: Errno| {
         Diagnostic::error("unreadable", format!("the file cannot be read: {errno}"))
             .label(Label::on_file(Arc::clone(name), ""))
@@ -159,7 +187,7 @@ fn read_entry(directory: &OwnedFd, name: &Arc<str>) -> Result<String, Diagnostic
         return Err(not_a_file(name, kind_name(kind)));
     }
     match open_beneath(directory.as_fd(), name) {
-        Ok(file) => read_file(file, Arc::clone(name)),
+        Ok(file) => Ok(file),
         Err(Errno::XDEV | Errno::LOOP) if kind == FileType::Symlink => Err(outside(name)),
         Err(Errno::NOENT) if kind == FileType::Symlink => Err(dangling(name)),
         Err(errno) => Err(unreadable(errno)),

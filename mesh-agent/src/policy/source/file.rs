@@ -8,49 +8,47 @@ use std::sync::Arc;
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 
-use super::LARGEST_FILE;
-use crate::policy::diagnostic::{Diagnostic, Label};
+use super::{Belief, LARGEST_FILE};
+use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 
-/// Whose files are believed: those of root and of this process's own user.
-#[derive(Clone, Copy)]
-pub(super) struct Trust {
-    user: u32,
-    group: u32,
+impl Belief {
+    /// What speaks against believing what `stat` describes: an error, or with
+    /// [`Belief::Anybody`] a warning.
+    pub(super) fn objection(
+        self,
+        code: &'static str,
+        what: &str,
+        stat: &Stat,
+        name: Arc<str>,
+    ) -> Option<Diagnostic> {
+        let (problem, command) = distrust(stat)?;
+        let message = format!("{what} {problem}");
+        let (diagnostic, text) = match self {
+            Self::TrustedOwners => (Diagnostic::error(code, message), "not read"),
+            Self::Anybody => (Diagnostic::warning(code, message), "the agent refuses this"),
+        };
+        let help = format!("who can write it decides the policy: run `{command} {name}`");
+        Some(diagnostic.label(Label::on_file(name, text)).help(help))
+    }
 }
 
-/// What is wrong with a file's owner or mode, and what would make it right.
-pub(super) struct Objection {
-    pub(super) what: String,
-    pub(super) command: String,
-}
-
-impl Trust {
-    pub(super) fn of_this_process() -> Self {
-        Self {
-            user: rustix::process::geteuid().as_raw(),
-            group: rustix::process::getegid().as_raw(),
-        }
+/// Why an owner or mode is not trusted, and the command that makes it right.
+fn distrust(stat: &Stat) -> Option<(String, &'static str)> {
+    let (user, group, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
+    let own_user = rustix::process::geteuid().as_raw();
+    let own_group = rustix::process::getegid().as_raw();
+    if user != 0 && user != own_user {
+        let problem = format!("belongs to user {user}, neither root nor the one that runs this");
+        return Some((problem, "chown root"));
     }
-
-    pub(super) fn objection(self, stat: &Stat) -> Option<Objection> {
-        let (user, group, mode) = (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777);
-        if user != 0 && user != self.user {
-            let what = format!("belongs to user {user}, neither root nor the one that runs this");
-            let command = "chown root".to_owned();
-            return Some(Objection { what, command });
-        }
-        if mode & 0o002 != 0 {
-            let what = format!("can be written by everyone (mode {mode:04o})");
-            let command = "chmod go-w".to_owned();
-            return Some(Objection { what, command });
-        }
-        if mode & 0o020 != 0 && group != 0 && group != self.group {
-            let what = format!("can be written by group {group} (mode {mode:04o})");
-            let command = "chmod g-w".to_owned();
-            return Some(Objection { what, command });
-        }
-        None
+    if mode & 0o002 != 0 {
+        let problem = format!("can be written by everyone (mode {mode:04o})");
+        return Some((problem, "chmod go-w"));
     }
+    (mode & 0o020 != 0 && group != 0 && group != own_group).then(|| {
+        let problem = format!("can be written by group {group} (mode {mode:04o})");
+        (problem, "chmod g-w")
+    })
 }
 
 /// Reads the file at `path`, following symbolic links; `None` if there is none.
@@ -62,14 +60,22 @@ pub(crate) fn read_path(path: &Path) -> Result<Option<String>, Diagnostic> {
     let name: Arc<str> = path.display().to_string().into();
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => read_file(file, name).map(Some),
+        Ok(file) => {
+            let mut no_warnings = Problems::default();
+            read_file(file, name, Belief::TrustedOwners, &mut no_warnings).map(Some)
+        }
         Err(rustix::io::Errno::NOENT) => Ok(None),
         Err(errno) => Err(unreadable(&name, errno)),
     }
 }
 
 /// Reads an open file once; nothing is read unless owner, mode, kind and size are right.
-pub(super) fn read_file(file: OwnedFd, name: Arc<str>) -> Result<String, Diagnostic> {
+pub(super) fn read_file(
+    file: OwnedFd,
+    name: Arc<str>,
+    belief: Belief,
+    problems: &mut Problems,
+) -> Result<String, Diagnostic> {
     let stat = rustix::fs::fstat(&file).map_err(|errno| unreadable(&name, errno))?;
     let kind = FileType::from_raw_mode(stat.st_mode);
     if kind != FileType::RegularFile {
@@ -78,16 +84,9 @@ pub(super) fn read_file(file: OwnedFd, name: Arc<str>) -> Result<String, Diagnos
             .label(Label::on_file(name, "not read"))
             .help("put a plain file here"));
     }
-    if let Some(objection) = Trust::of_this_process().objection(&stat) {
-        let help = format!("run `{} {name}`", objection.command);
-        return Err(
-            Diagnostic::error("unsafe-file", format!("the file {}", objection.what))
-                .label(Label::on_file(
-                    name,
-                    "not read: who can write it decides the policy",
-                ))
-                .help(help),
-        );
+    match belief.objection("unsafe-file", "the file", &stat, Arc::clone(&name)) {
+        Some(objection) if objection.is_error() => return Err(objection),
+        objection => problems.extend(objection),
     }
     let bytes = read_bounded(file).map_err(|error| unreadable(&name, error))?;
     if bytes.len() > LARGEST_FILE {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::diagnostic::Diagnostic;
-pub use directory::read;
+pub use directory::{read, read_believing};
 pub(crate) use file::read_path;
 
 /// One file.
@@ -47,6 +47,15 @@ impl SourceSet {
         };
         texts.into_iter().map(file).collect::<Vec<_>>().into()
     }
+
+    /// The text of the file `name`.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        let found = self
+            .files
+            .binary_search_by(|file| (*file.name).cmp(name))
+            .ok()?;
+        self.files.get(found).map(|file| &*file.text)
+    }
 }
 
 impl From<Vec<SourceFile>> for SourceSet {
@@ -63,6 +72,16 @@ impl From<SourceSet> for Vec<SourceFile> {
     fn from(set: SourceSet) -> Self {
         set.files
     }
+}
+
+/// Whose files are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// Those of root and of this process's own user that nobody else can write.
+    TrustedOwners,
+    /// Everybody's, with a warning where the agent would refuse them: files that are only
+    /// looked at, such as those of a working copy.
+    Anybody,
 }
 
 /// Why a directory cannot be used.

@@ -30,9 +30,33 @@ pub(super) fn assign<'d>(
     for (name, service) in &names.services {
         if let Some(vip) = vips.get(name) {
             families(service, *vip, problems);
+            not_this_node(service, *vip, nodes, problems);
         }
     }
     vips
+}
+
+/// The files of all nodes are the same, so agent.toml must not decide which VIPs are derived.
+fn not_this_node<'d>(
+    service: &ServiceDecl<'d>,
+    vip: IpAddr,
+    nodes: &Nodes<'d>,
+    problems: &mut Problems,
+) {
+    let declared = nodes.places().iter().any(|place| place.value == vip);
+    if nodes.local_address() != Some(vip) || declared {
+        return;
+    }
+    let message = format!(
+        "the VIP {vip} of `{}` is this node's address in agent.toml",
+        service.name.value
+    );
+    let span = service
+        .vip
+        .as_ref()
+        .map_or(service.name.span, |vip| vip.span);
+    let diagnostic = Diagnostic::error("vip-in-use", message).label(span.label("this service"));
+    problems.push(diagnostic.help("set `vip` to an address that nothing else uses"));
 }
 
 /// Addresses of nodes and endpoints, which cannot be VIPs too.

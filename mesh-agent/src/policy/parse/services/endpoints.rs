@@ -38,6 +38,9 @@ impl<'n, 'd> Resolver<'n, 'd> {
     ) -> Vec<Endpoint> {
         let mut endpoints = Vec::new();
         for decl in &self.decl.endpoints.items {
+            if problems.is_full() {
+                break;
+            }
             endpoints.extend(self.endpoint(decl, used, problems));
         }
         self.shares(problems);
@@ -104,7 +107,10 @@ impl<'n, 'd> Resolver<'n, 'd> {
             .address
             .error("duplicate-endpoint", message, "this one")
             .label(first.label("and this one"))
-            .help("an address belongs to one endpoint: remove one, or correct its port; use `weight` for a larger share"))
+            .help(
+                "an address belongs to one endpoint: remove one, or correct its port; \
+                use `weight` for a larger share",
+            ))
     }
 
     /// The weights within a version and port must fit into a schedule.
@@ -126,7 +132,8 @@ impl<'n, 'd> Resolver<'n, 'd> {
             };
             let period = weights::period(&of);
             let message = format!(
-                "the weights of version `{version}` have the sum {period}, at most {MAX_SCHEDULE} are possible"
+                "the weights of version `{version}` have the sum {period}, at most \
+                    {MAX_SCHEDULE} are possible"
             );
             let diagnostic = Diagnostic::error("weights-too-large", message)
                 .label(last.span.label("with this endpoint"));
@@ -144,23 +151,20 @@ impl<'n, 'd> Resolver<'n, 'd> {
             return;
         };
         let decls = &self.decl.endpoints.items;
-        let Some(decl) = decls
-            .iter()
-            .find(|decl| decl.address.value == first.address)
-        else {
+        let Some(decl) = decls.iter().find(|decl| decl.span.place() == first.place) else {
             return;
         };
+        let total = endpoints.len();
         let message = format!(
-            "{count} of the endpoints of `{}` are on other nodes; this version refuses calls to them",
+            "this version refuses calls to other nodes: {count} of {total} endpoints of `{}`",
             self.decl.name.value
         );
         let diagnostic = decl
             .address
-            .warning("no-tunnel", message, "the first of them");
-        problems.push(
-            diagnostic
-                .help("calls between nodes need the tunnel, which is not part of this version"),
-        );
+            .warning("no-tunnel", message, "the first on another node");
+        problems.push(diagnostic.help(
+            "use endpoints on this node; calls between nodes need the tunnel, which is to come",
+        ));
     }
 }
 
@@ -169,8 +173,15 @@ fn reachable(decl: &EndpointDecl<'_>) -> Result<(), Diagnostic> {
     if let Some(what) = vip::not_unicast(address.ip()) {
         return Err(decl
             .address
-            .error("invalid-endpoint", format!("`{}` cannot be an endpoint's address", address.ip()), format!("a {what} address"))
-            .help("write an address where clients reach it, such as \"127.0.0.1:8081\" for a server that listens on all"));
+            .error(
+                "invalid-endpoint",
+                format!("`{}` cannot be an endpoint's address", address.ip()),
+                format!("a {what} address"),
+            )
+            .help(
+                "write an address where clients reach it, such as \"127.0.0.1:8081\" \
+                for a server that listens on all",
+            ));
     }
     if address.port() == 0 {
         return Err(decl
