@@ -8,7 +8,7 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::Policy;
 use crate::policy::parse::{LocalNode, Parsed, load, parse};
-use crate::policy::source::SourceSet;
+use crate::policy::source::{Belief, SourceSet};
 
 /// A policy, parsed and compiled.
 pub(super) struct Loaded {
@@ -28,7 +28,7 @@ impl Loaded {
         local: &LocalNode,
         ids: &Ids,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let (sources, parsed) = load(directory, local);
+        let (sources, parsed) = load(directory, Belief::TrustedOwners, local);
         Self::from_parsed(sources, parsed, ids)
     }
 

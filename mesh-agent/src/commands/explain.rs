@@ -15,7 +15,7 @@ use crate::config::AgentConfig;
 use crate::policy::eval::{Decision, evaluate, evaluate_egress, split_for};
 use crate::policy::model::{Action, Endpoint, Location, Mode, Policy, Rule};
 use crate::policy::parse;
-use crate::policy::source::SourceSet;
+use crate::policy::source::{Belief, SourceSet};
 
 /// Arguments of the command.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,7 +80,7 @@ fn policy(args: &Args, config: &AgentConfig, color: bool) -> Result<Policy, u8> 
             .directory
             .as_deref()
             .unwrap_or(&config.paths.config_dir);
-        parse::load(directory, &local).1
+        parse::load(directory, Belief::Anybody, &local).1
     };
     parsed.policy.ok_or_else(|| {
         for problem in parsed
