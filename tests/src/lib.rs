@@ -1,1 +1,14 @@
-//! (being written)
+//! The mesh on a real kernel: what tests, demo and benchmarks share.
+//!
+//! A [`Sandbox`] is a host of its own as far as the mesh can tell: a cgroup subtree, a BPF file
+//! system, directories, and (by [`netns::enter_new`]) a network namespace. Everything is taken
+//! down when it is dropped, also after a panic.
+
+pub mod agent;
+pub mod cgroup;
+pub mod netns;
+pub mod sandbox;
+
+pub use agent::AgentProcess;
+pub use cgroup::Cgroup;
+pub use sandbox::Sandbox;

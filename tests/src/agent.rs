@@ -1,0 +1,177 @@
+//! The agent as a process.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::sandbox::Sandbox;
+
+/// How long the agent may take to become ready.
+const START: Duration = Duration::from_secs(20);
+
+/// A running agent; dropping it kills it, which changes nothing of what is enforced.
+#[derive(Debug)]
+pub struct AgentProcess {
+    child: Child,
+}
+
+/// The agent's binary: `MESH_AGENT`, or the one cargo built beside this program.
+pub fn binary() -> PathBuf {
+    if let Some(path) = env::var_os("MESH_AGENT") {
+        return path.into();
+    }
+    let mut directory = env::current_exe().unwrap_or_default();
+    directory.pop();
+    if directory.ends_with("deps") {
+        directory.pop();
+    }
+    directory.join("mesh-agent")
+}
+
+/// Runs a command of the agent (`status`, `unload`, ...) on the sandbox's settings.
+///
+/// # Errors
+///
+/// It cannot be started.
+pub fn command(sandbox: &Sandbox, arguments: &[&str]) -> io::Result<Output> {
+    Command::new(binary())
+        .args(arguments)
+        .arg("--config")
+        .arg(sandbox.agent_toml())
+        .env("NO_COLOR", "1")
+        .output()
+}
+
+impl AgentProcess {
+    /// Starts the agent and waits until it is ready. Its log is `agent.log` in the sandbox.
+    ///
+    /// # Errors
+    ///
+    /// It ends or does not become ready; with its log.
+    pub fn start(sandbox: &Sandbox) -> io::Result<Self> {
+        let mut agent = Self::spawn(sandbox)?;
+        let deadline = Instant::now() + START;
+        while Instant::now() < deadline {
+            if let Some(status) = agent.child.try_wait()? {
+                return Err(io::Error::other(format!("{status}\n{}", log(sandbox))));
+            }
+            if get(sandbox, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+                return Ok(agent);
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Err(io::Error::other(format!("not ready\n{}", log(sandbox))))
+    }
+
+    /// Starts the agent and does not wait.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub fn spawn(sandbox: &Sandbox) -> io::Result<Self> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(sandbox.path("agent.log"))?;
+        let child = Command::new(binary())
+            .arg("run")
+            .arg("--config")
+            .arg(sandbox.agent_toml())
+            .env("NO_COLOR", "1")
+            .stderr(log)
+            .spawn()?;
+        Ok(Self { child })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill(Pid::from_raw(self.child.id() as i32), signal)?)
+    }
+
+    /// Waits until it ends; its exit code.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn wait(mut self) -> io::Result<Option<i32>> {
+        Ok(self.child.wait()?.code())
+    }
+
+    /// Kills it (SIGKILL) and waits until it is gone.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn kill(mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        // Either may fail because it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What the agent has logged in this sandbox so far.
+pub fn log(sandbox: &Sandbox) -> String {
+    fs::read_to_string(sandbox.path("agent.log")).unwrap_or_default()
+}
+
+/// The answer to an HTTP GET of the agent, head and body.
+///
+/// # Errors
+///
+/// It does not answer.
+pub fn get(sandbox: &Sandbox, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(sandbox.admin())?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: mesh\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// The value of a metric whose name is `name` and which has all of `labels`, as in
+/// `[("verdict", "denied")]`; several series are added up, none is 0.
+///
+/// # Errors
+///
+/// The agent does not answer.
+pub fn metric(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)]) -> io::Result<f64> {
+    let body = get(sandbox, "/metrics")?;
+    let of_series = |line: &str| {
+        let rest = line
+            .strip_prefix(name)
+            .filter(|rest| rest.starts_with(['{', ' ']))?;
+        let has = |(label, value): &(&str, &str)| rest.contains(&format!("{label}=\"{value}\""));
+        labels
+            .iter()
+            .all(has)
+            .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+    };
+    Ok(body.lines().filter_map(of_series).sum())
+}

@@ -1,0 +1,114 @@
+//! Cgroups that exist as long as somebody holds them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// A cgroup subtree; dropping it ends its processes and removes it.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// A new one below the cgroup2 mount, never the root of it.
+    ///
+    /// # Errors
+    ///
+    /// No cgroup2 is mounted, or this is not root.
+    pub fn new(purpose: &str) -> io::Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = mount_point()?.join(format!("mesh-{purpose}-{}-{number}", process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Directory of the cgroup `name` (such as `system.slice/a.service`) in it, made if need be.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn child(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// Id of the cgroup at `path`, as the kernel's helpers return it.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist.
+    pub fn id(path: &Path) -> io::Result<u64> {
+        Ok(fs::metadata(path)?.ino())
+    }
+}
+
+/// Moves the calling process into the cgroup at `path`.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn join(path: &Path) -> io::Result<()> {
+    fs::write(path.join("cgroup.procs"), "0")
+}
+
+/// Ends every process below `path` and removes the cgroups, the deepest first.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let kill = path.join("cgroup.kill");
+    if kill.exists() {
+        fs::write(kill, "1")?;
+    }
+    for _ in 0..200 {
+        if remove_empty(path) {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Err(io::Error::other(format!(
+        "{} does not become empty",
+        path.display()
+    )))
+}
+
+fn remove_empty(path: &Path) -> bool {
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !remove_empty(&entry.path()) {
+            return false;
+        }
+    }
+    fs::remove_dir(path).is_ok() || !path.exists()
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            eprintln!("left behind: {error}");
+        }
+    }
+}
+
+/// Where cgroup2 is mounted.
+///
+/// # Errors
+///
+/// It is not.
+pub fn mount_point() -> io::Result<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let line = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let point = line.and_then(|line| line.split(' ').nth(4));
+    point
+        .map(PathBuf::from)
+        .ok_or_else(|| io::Error::other("no cgroup2 is mounted"))
+}

@@ -1,0 +1,149 @@
+//! A place for one agent: directories, a BPF file system and a cgroup subtree of its own.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tempfile::TempDir;
+
+use crate::cgroup::Cgroup;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// The cgroup subtree the mesh is limited to. Dropped before the directories, so that
+    /// nothing uses them any more.
+    pub cgroup: Cgroup,
+    bpffs: Bpffs,
+    directory: TempDir,
+    admin: SocketAddr,
+}
+
+impl Sandbox {
+    /// Makes one; `purpose` shows in the names of its cgroups.
+    ///
+    /// # Errors
+    ///
+    /// This is not root, or the kernel lacks something.
+    pub fn new(purpose: &str) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("mesh-").tempdir()?;
+        for name in ["conf.d", "state", "run", "bpf"] {
+            fs::create_dir(directory.path().join(name))?;
+        }
+        let sandbox = Self {
+            cgroup: Cgroup::new(purpose)?,
+            bpffs: Bpffs::mount(directory.path().join("bpf"))?,
+            directory,
+            admin: free_port()?,
+        };
+        fs::write(sandbox.agent_toml(), sandbox.settings())?;
+        Ok(sandbox)
+    }
+
+    /// Path of the agent's settings, for `--config`.
+    pub fn agent_toml(&self) -> PathBuf {
+        self.path("agent.toml")
+    }
+
+    /// A path in its directory: `conf.d`, `state`, `run`, `bpf` and whatever a test puts there.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Where the agent serves HTTP.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Writes a file of the policy the way editors do: a new file renamed into place.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn write_policy(&self, name: &str, text: &str) -> io::Result<()> {
+        let (next, path) = (
+            self.path(&format!("next-{name}")),
+            self.path("conf.d").join(name),
+        );
+        fs::write(&next, text)?;
+        fs::rename(next, path)
+    }
+
+    /// Where the pin of a map is.
+    pub fn map_pin(&self, map: &str) -> PathBuf {
+        let version = mesh_common::ABI_VERSION.to_string();
+        self.bpffs
+            .path
+            .join("mesh")
+            .join(version)
+            .join("maps")
+            .join(map)
+    }
+
+    fn settings(&self) -> String {
+        let path = |name: &str| self.path(name).display().to_string();
+        format!(
+            r#"[node]
+name = "edge-1"
+[paths]
+config_dir = "{}"
+state_dir = "{}"
+bpffs = "{}"
+run_dir = "{}"
+cgroup_root = "{}"
+[admin]
+listen = "{}"
+"#,
+            path("conf.d"),
+            path("state"),
+            path("bpf"),
+            path("run"),
+            self.cgroup.path().display(),
+            self.admin
+        )
+    }
+}
+
+/// A mounted BPF file system: with it go all pins and, with them, all programs.
+#[derive(Debug)]
+struct Bpffs {
+    path: PathBuf,
+}
+
+impl Bpffs {
+    fn mount(path: PathBuf) -> io::Result<Self> {
+        mount(
+            Some("bpf"),
+            &path,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        remove_pins(&self.path.join("mesh"));
+        if let Err(error) = umount2(&self.path, MntFlags::MNT_DETACH) {
+            eprintln!("left behind: {} is mounted: {error}", self.path.display());
+        }
+    }
+}
+
+fn remove_pins(path: &Path) {
+    // Gone already after `unload`.
+    let _ = fs::remove_dir_all(path);
+}
+
+/// A TCP port of the calling thread's loopback that nobody uses at the moment.
+///
+/// # Errors
+///
+/// Loopback is down.
+pub fn free_port() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
