@@ -100,8 +100,8 @@ pub(super) fn bpffs(host: &Host, point: &Path) -> Check {
         ),
         Some(_) => (Outcome::Ok, format!("mounted at {at}"), None),
         None if mountable(host, point, "bpf") => (
-            Outcome::Warning,
-            format!("not mounted at {at}"),
+            Outcome::Info,
+            format!("not mounted at {at}; the agent mounts it"),
             Some(format!("mount -t bpf bpf {at}")),
         ),
         None => (
@@ -140,8 +140,8 @@ pub(super) fn tracefs(host: &Host) -> Check {
             Some("the kernel needs CONFIG_CGROUPS and CONFIG_TRACEPOINTS".into()),
         ),
         None if mountable(host, Path::new(TRACING), "tracefs") => (
-            Outcome::Warning,
-            "not mounted".into(),
+            Outcome::Info,
+            "not mounted; the agent mounts it for itself".into(),
             Some(format!("mount -t tracefs tracefs {TRACING}")),
         ),
         None => (
