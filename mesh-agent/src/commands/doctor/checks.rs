@@ -102,7 +102,7 @@ pub(super) fn bpffs(host: &Host, point: &Path) -> Check {
         None if mountable(host, point, "bpf") => (
             Outcome::Info,
             format!("not mounted at {at}; the agent mounts it"),
-            Some(format!("mount -t bpf bpf {at}")),
+            None,
         ),
         None => (
             Outcome::Failed,
@@ -142,7 +142,7 @@ pub(super) fn tracefs(host: &Host) -> Check {
         None if mountable(host, Path::new(TRACING), "tracefs") => (
             Outcome::Info,
             "not mounted; the agent mounts it for itself".into(),
-            Some(format!("mount -t tracefs tracefs {TRACING}")),
+            None,
         ),
         None => (
             Outcome::Failed,
