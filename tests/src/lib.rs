@@ -6,9 +6,12 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod host;
 pub mod netns;
+pub mod peer;
 pub mod sandbox;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;
+pub use peer::Peer;
 pub use sandbox::Sandbox;

@@ -1,11 +1,14 @@
 //! Where callers with `egress = "deny"` may go outside the mesh.
 //!
 //! The kernel finds the longest prefix only, so each prefix's entry holds the rules of all the
-//! prefixes that contain it: deny beats allow whichever is the longer.
+//! prefixes that contain it: deny beats allow whichever is the longer. It looks for the port
+//! first and then for all ports, so an entry for a port holds the rules for all ports too, or
+//! the more specific caller would not always come first.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use mesh_common::{EgressKey, RuleSlots};
 
 use super::rules::slot_of;
@@ -20,9 +23,17 @@ pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, EgressKey), 
         .filter(|service| service.egress == Egress::Deny)
     {
         let subject = ids.subjects.id(&service.name.to_string());
-        for (port, nets) in nets_by_port(policy, service, ids) {
+        let by_port = nets_by_port(policy, service, ids);
+        for (port, own) in &by_port {
+            let mut nets = own.clone();
+            if let Some(all_ports) = by_port.get(&0).filter(|_| *port != 0) {
+                add_overlapping(&mut nets, all_ports);
+            }
+            if nets.keys().any(contains_mapped) {
+                nets.entry(IpNet::V4(Ipv4Net::default())).or_default();
+            }
             for net in nets.keys() {
-                found.push((key(subject, port, net), merged(&nets, net)));
+                found.push((key(subject, *port, net), merged(&nets, net)));
             }
         }
     }
@@ -30,13 +41,31 @@ pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, EgressKey), 
     found
 }
 
-/// The service's own rules for each port (0 for all) and net; the more specific caller first.
-fn nets_by_port(
-    policy: &Policy,
-    service: &Service,
-    ids: &mut Ids,
-) -> BTreeMap<u16, BTreeMap<IpNet, Vec<(usize, RuleSlots)>>> {
-    let mut found: BTreeMap<u16, BTreeMap<IpNet, Vec<(usize, RuleSlots)>>> = BTreeMap::new();
+/// Rules by the net they name, each with its rank: the more specific caller first.
+type Nets = BTreeMap<IpNet, Vec<(usize, RuleSlots)>>;
+
+/// Adds those of `others` that share an address with one of `nets`.
+fn add_overlapping(nets: &mut Nets, others: &Nets) {
+    let overlaps = |net: &IpNet| {
+        nets.keys()
+            .any(|own| own.contains(net) || net.contains(own))
+    };
+    let found: Vec<_> = others.iter().filter(|(net, _)| overlaps(net)).collect();
+    for (net, rules) in found {
+        nets.entry(*net).or_default().extend(rules);
+    }
+}
+
+/// Whether an IPv6 range contains the range that IPv4 is mapped to. A rule that names it is
+/// about IPv6, so IPv4 gets an entry of its own, which is longer.
+fn contains_mapped(net: &IpNet) -> bool {
+    const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
+    matches!(net, IpNet::V6(v6) if v6.prefix_len() <= 96 && v6.contains(&MAPPED))
+}
+
+/// The service's own rules for each port, 0 for all.
+fn nets_by_port(policy: &Policy, service: &Service, ids: &mut Ids) -> BTreeMap<u16, Nets> {
+    let mut found: BTreeMap<u16, Nets> = BTreeMap::new();
     let mut matching: Vec<(u8, usize, &Rule)> = policy
         .rules
         .iter()
@@ -87,7 +116,7 @@ fn ports(rule: &Rule) -> Vec<u16> {
 }
 
 /// The rules of `net` and of every net that contains it.
-fn merged(nets: &BTreeMap<IpNet, Vec<(usize, RuleSlots)>>, net: &IpNet) -> RuleSlots {
+fn merged(nets: &Nets, net: &IpNet) -> RuleSlots {
     let mut ranked: Vec<(usize, RuleSlots)> = nets
         .iter()
         .filter(|(other, _)| other.contains(net))

@@ -97,7 +97,7 @@ impl Tables {
             });
             ranks[*set] += 1;
         }
-        let digest = self.digest(start, first, endpoints.len());
+        let digest = self.digest(&order, &headers);
         Split {
             offset,
             period: order.len() as u32,
@@ -133,18 +133,21 @@ impl Tables {
         headers
     }
 
-    /// A number that changes when the table added from `start` on means something else, however
-    /// much it has moved.
-    fn digest(&self, start: usize, first: u32, endpoints: usize) -> u32 {
+    /// A number that changes when a table means something else, however much it has moved:
+    /// the order of its sets, and the endpoints of each.
+    fn digest(&self, order: &[usize], headers: &[u32]) -> u32 {
         let mut hasher = std::hash::DefaultHasher::new();
-        for slot in &self.schedule[start..] {
-            hasher.write_u32(slot.b);
-        }
-        hasher.write_usize(self.schedule.len() - start);
-        for endpoint in &self.endpoints[first as usize..][..endpoints] {
-            hasher.write(&endpoint.address.0);
-            hasher.write_u16(endpoint.port);
-            hasher.write_u32(endpoint.version);
+        order.iter().for_each(|set| hasher.write_usize(*set));
+        for header in headers {
+            let header = *header as usize;
+            let members = self.schedule[header].a;
+            hasher.write_u32(members);
+            for member in &self.schedule[header + 1..][..members as usize] {
+                let endpoint = &self.endpoints[member.a as usize];
+                hasher.write(&endpoint.address.0);
+                hasher.write_u16(endpoint.port);
+                hasher.write_u32(endpoint.version);
+            }
         }
         hasher.finish() as u32
     }

@@ -1,1 +1,9 @@
+//! The entries against the reference evaluator, on random policies.
 
+mod kernel;
+mod policies;
+mod shape;
+mod tables;
+mod verdicts;
+
+use super::*;

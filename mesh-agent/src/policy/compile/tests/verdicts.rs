@@ -1,0 +1,104 @@
+//! For every caller and every port, the lookup in the entries is what the evaluator says.
+
+use std::sync::Arc;
+
+use mesh_common::{Subject, Verdict, destination_flag};
+use proptest::prelude::*;
+
+use super::kernel::Kernel;
+use super::policies::{outside, policy};
+use super::{Ids, compile};
+use crate::policy::eval::{Caller, Decision, evaluate, evaluate_egress};
+use crate::policy::model::Policy;
+
+/// Every local caller and its id.
+pub(super) fn callers<'p>(policy: &'p Policy, ids: &mut Ids) -> Vec<(Caller<'p>, u32)> {
+    let services = policy
+        .services
+        .keys()
+        .map(|name| (Caller::Service(name), ids.subjects.id(&name.to_string())));
+    services.chain([(Caller::Host, Subject::HOST.0)]).collect()
+}
+
+/// A verdict with its rule's name; `None` for the default.
+type Named = (Verdict, Option<Arc<str>>);
+
+fn named((verdict, rule): (Verdict, u32), ids: &Ids) -> Named {
+    let name = ids.rules.names().get(&rule).map(|name| Arc::from(*name));
+    (verdict, name)
+}
+
+fn expected(decision: &Decision<'_>) -> Named {
+    let rule = decision.rule.map(|rule| Arc::clone(&rule.name));
+    (decision.verdict, rule)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn calls_within_the_mesh(policy in policy()) {
+        let mut ids = Ids::new(1);
+        let entries = compile(&policy, &mut ids);
+        let kernel = Kernel(&entries);
+        for service in policy.services.values() {
+            for port in &service.ports {
+                let vip = service.vip.expect("a service with ports has a VIP");
+                let destination = kernel
+                    .destination(vip, port.listen, port.protocol.ip_protocol())
+                    .expect("every port has an entry");
+                let mut denied = false;
+                for (caller, subject) in callers(&policy, &mut ids) {
+                    let decision = evaluate(&policy, caller, &service.name, port);
+                    denied |= decision.verdict == Verdict::Denied;
+                    prop_assert_eq!(
+                        named(kernel.judge(subject, &destination), &ids),
+                        expected(&decision),
+                        "{:?} to {}:{}", caller, service.name, port.name
+                    );
+                }
+                let protected = destination.flags & destination_flag::PROTECTED != 0;
+                prop_assert!(protected || !denied, "{} is protected", service.name);
+            }
+        }
+    }
+
+    #[test]
+    fn endpoints_are_judged_as_their_vip(policy in policy()) {
+        let entries = compile(&policy, &mut Ids::new(1));
+        let kernel = Kernel(&entries);
+        for service in policy.services.values() {
+            for endpoint in &service.endpoints {
+                let (port, ip) = (&service.ports[endpoint.port], endpoint.address.ip());
+                let protocol = port.protocol.ip_protocol();
+                let vip = service.vip.expect("a service with ports has a VIP");
+                let around = kernel.destination(ip, endpoint.address.port(), protocol);
+                let through = kernel.destination(vip, port.listen, protocol);
+                let (around, through) = (around.expect("known"), through.expect("known"));
+                let shared = destination_flag::PROTECTED | destination_flag::DEFAULT_DENY;
+                prop_assert_eq!(around.frontend, through.frontend);
+                prop_assert_eq!(around.flags & shared, through.flags & shared);
+            }
+        }
+    }
+
+    #[test]
+    fn calls_out_of_the_mesh(
+        policy in policy(),
+        dialled in prop::collection::vec((outside(), prop::sample::select(vec![53u16, 80, 443, 9])), 8),
+    ) {
+        let mut ids = Ids::new(1);
+        let entries = compile(&policy, &mut ids);
+        let kernel = Kernel(&entries);
+        for (caller, subject) in callers(&policy, &mut ids) {
+            for (ip, port) in &dialled {
+                let decision = evaluate_egress(&policy, caller, *ip, *port);
+                prop_assert_eq!(
+                    named(kernel.judge_egress(subject, *ip, *port), &ids),
+                    expected(&decision),
+                    "{:?} to {}:{}", caller, ip, port
+                );
+            }
+        }
+    }
+}
