@@ -7,11 +7,15 @@
 pub mod agent;
 pub mod cgroup;
 pub mod host;
+pub mod kernel;
 pub mod netns;
+pub mod observe;
 pub mod peer;
 pub mod sandbox;
+pub mod shop;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;
 pub use peer::Peer;
 pub use sandbox::Sandbox;
+pub use shop::Shop;

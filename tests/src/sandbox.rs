@@ -73,13 +73,17 @@ impl Sandbox {
 
     /// Where the pin of a map is.
     pub fn map_pin(&self, map: &str) -> PathBuf {
+        self.pins().join("maps").join(map)
+    }
+
+    /// Where the pins of links are.
+    pub fn link_pins(&self) -> PathBuf {
+        self.pins().join("links")
+    }
+
+    fn pins(&self) -> PathBuf {
         let version = mesh_common::ABI_VERSION.to_string();
-        self.bpffs
-            .path
-            .join("mesh")
-            .join(version)
-            .join("maps")
-            .join(map)
+        self.bpffs.path.join("mesh").join(version)
     }
 
     fn settings(&self) -> String {

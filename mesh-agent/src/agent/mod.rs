@@ -202,6 +202,7 @@ impl Agent {
             let problem = Diagnostic::error("kernel", error.to_string());
             self.reject(&mut state, &[problem])
         })?;
+        state.rejected = None;
         let revision = state.current.as_ref().map_or(0, |current| current.revision);
         Ok(Reloaded { revision, digest })
     }
@@ -241,7 +242,6 @@ impl Agent {
         };
         let sources = Arc::new(loaded.sources);
         state.ids = loaded.ids.clone();
-        state.rejected = None;
         state.reloads_ok += 1;
         state.current = Some(Arc::new(Current {
             names,

@@ -1,0 +1,128 @@
+//! What a sandbox's mesh has in the kernel, without asking the agent.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::hash::Hash;
+use std::io;
+use std::os::fd::AsFd as _;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
+use aya::programs::links::{FdLink, PinnedLink};
+use mesh_common::{Active, PolicyHeader};
+use mesh_sys::{AttachType, effective_programs};
+
+use crate::sandbox::Sandbox;
+
+/// A pinned link and the program it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Linked {
+    /// Id of the link.
+    pub link: u32,
+    /// Id of the program.
+    pub program: u32,
+}
+
+/// The hooks whose programs decide.
+pub const DECIDING: [AttachType; 4] = [
+    AttachType::BPF_CGROUP_INET4_CONNECT,
+    AttachType::BPF_CGROUP_INET6_CONNECT,
+    AttachType::BPF_CGROUP_UDP4_SENDMSG,
+    AttachType::BPF_CGROUP_UDP6_SENDMSG,
+];
+
+/// The pinned links by name; none if nothing is pinned.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn links(sandbox: &Sandbox) -> io::Result<BTreeMap<String, Linked>> {
+    let directory = match fs::read_dir(sandbox.link_pins()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        directory => directory?,
+    };
+    let mut links = BTreeMap::new();
+    for entry in directory {
+        let entry = entry?;
+        let pinned = PinnedLink::from_pin(entry.path()).map_err(io::Error::other)?;
+        let info = FdLink::from(pinned).info().map_err(io::Error::other)?;
+        let linked = Linked {
+            link: info.id(),
+            program: info.program_id(),
+        };
+        links.insert(entry.file_name().to_string_lossy().into_owned(), linked);
+    }
+    Ok(links)
+}
+
+/// Ids of the programs that run for `hook` in the sandbox.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn programs(sandbox: &Sandbox, hook: AttachType) -> io::Result<Vec<u32>> {
+    let directory = File::open(sandbox.cgroup.path())?;
+    effective_programs(directory.as_fd(), hook)
+}
+
+/// Whether every hook that decides has a program.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn enforces(sandbox: &Sandbox) -> io::Result<bool> {
+    for hook in DECIDING {
+        if programs(sandbox, hook)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Summary of the policy in force; `None` before the first.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn policy(sandbox: &Sandbox) -> io::Result<Option<PolicyHeader>> {
+    let open = |name: &str| MapData::from_pin(sandbox.map_pin(name)).map(Map::Array);
+    let (active, headers) = (open("ACTIVE"), open("HEADERS"));
+    let active = Array::<_, Active>::try_from(active.map_err(io::Error::other)?);
+    let headers = Array::<_, PolicyHeader>::try_from(headers.map_err(io::Error::other)?);
+    let active = active.map_err(io::Error::other)?.get(&0, 0);
+    let Some(slot) = active
+        .map_err(io::Error::other)?
+        .slot_plus_one
+        .checked_sub(1)
+    else {
+        return Ok(None);
+    };
+    let header = headers.map_err(io::Error::other)?.get(&slot, 0);
+    header.map(Some).map_err(io::Error::other)
+}
+
+/// A pinned hash map.
+///
+/// # Errors
+///
+/// The kernel's, or it is of another type.
+pub fn hash<K: Pod + Eq + Hash, V: Pod>(
+    sandbox: &Sandbox,
+    name: &str,
+) -> io::Result<HashMap<MapData, K, V>> {
+    let data = MapData::from_pin(sandbox.map_pin(name)).map_err(io::Error::other)?;
+    HashMap::try_from(Map::HashMap(data)).map_err(io::Error::other)
+}
+
+/// A pinned hash map with a value for each CPU.
+///
+/// # Errors
+///
+/// The kernel's, or it is of another type.
+pub fn per_cpu_hash<K: Pod, V: Pod>(
+    sandbox: &Sandbox,
+    name: &str,
+) -> io::Result<PerCpuHashMap<MapData, K, V>> {
+    let data = MapData::from_pin(sandbox.map_pin(name)).map_err(io::Error::other)?;
+    PerCpuHashMap::try_from(Map::PerCpuHashMap(data)).map_err(io::Error::other)
+}
