@@ -6,6 +6,8 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod demo;
+pub mod interrupt;
 pub mod netns;
 pub mod sandbox;
 
