@@ -32,6 +32,10 @@ pub struct ConfigArg {
 }
 
 /// The commands.
+#[expect(
+    missing_docs,
+    reason = "the help of flattened fields is where they are declared"
+)]
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the agent: enforce the policy, reload it when its files change, serve metrics.

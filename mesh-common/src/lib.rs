@@ -37,7 +37,7 @@ pub use split::{
     AffinityKey, AffinityValue, EndpointEntry, MAX_SCHEDULE, ScheduleSlot, Split, SplitKey,
     endpoint_flag,
 };
-pub use stats::{CONNECT_BUCKETS, DecisionKey, FlowKey, FlowStats, bucket_of};
+pub use stats::{CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, bucket_of};
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
 pub const ABI_VERSION: u32 = 1;

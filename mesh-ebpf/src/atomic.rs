@@ -8,7 +8,7 @@ use core::arch::asm;
 ///
 /// `counter` is a map value, aligned to 8 bytes, alive while the program runs.
 #[inline(always)]
-pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
+pub(crate) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     let mut before = value;
     // SAFETY: the caller's promise; the instruction is BPF_ATOMIC | BPF_ADD | BPF_FETCH.
     unsafe {
@@ -27,7 +27,7 @@ pub unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
 ///
 /// As for [`fetch_add`].
 #[inline(always)]
-pub unsafe fn add(counter: *mut u64, value: u64) {
+pub(crate) unsafe fn add(counter: *mut u64, value: u64) {
     // SAFETY: the caller's promise; the instruction is BPF_ATOMIC | BPF_ADD.
     unsafe {
         asm!(

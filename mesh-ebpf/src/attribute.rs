@@ -5,7 +5,7 @@
 //! common 8 bytes `int root`, `int level`, `u64 id`, `__data_loc char[] path`.
 
 use core::ffi::c_void;
-use core::ptr::{null_mut, read_volatile};
+use core::ptr::null_mut;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_loop, generated};
@@ -17,6 +17,7 @@ use mesh_common::{
 };
 
 use crate::count;
+use crate::ctx;
 use crate::maps::{CGROUPS, HEADERS, ROOT, ROOT_LENGTH, SELECTORS, WALK};
 
 const ROOT_AT: usize = 8;
@@ -27,8 +28,7 @@ const MAX_STEPS: u32 = 1024;
 
 #[inline(always)]
 fn field<T: Copy>(ctx: &TracePointContext, offset: usize) -> T {
-    // SAFETY: a field of the record, at a constant offset inside it.
-    unsafe { read_volatile(ctx.as_ptr().byte_add(offset).cast::<T>()) }
+    ctx::field(ctx.as_ptr(), offset)
 }
 
 /// Whether the record is about the cgroup2 hierarchy, which is number 0. Ids of other
@@ -40,7 +40,7 @@ fn is_cgroup2(ctx: &TracePointContext) -> bool {
 
 /// Attributes the new cgroup under both policy slots.
 #[inline(always)]
-pub fn created(ctx: &TracePointContext) {
+pub(crate) fn created(ctx: &TracePointContext) {
     if !is_cgroup2(ctx) {
         return;
     }
@@ -66,7 +66,7 @@ pub fn created(ctx: &TracePointContext) {
 
 /// Forgets a cgroup that is being removed.
 #[inline(always)]
-pub fn removed(ctx: &TracePointContext) {
+pub(crate) fn removed(ctx: &TracePointContext) {
     if is_cgroup2(ctx) {
         let id: u64 = field(ctx, ID_AT);
         // Absent if it was never remembered.
@@ -80,12 +80,10 @@ fn read_path<'a>(ctx: &TracePointContext) -> Option<&'a mut Walk> {
     let location: u32 = field(ctx, PATH_AT);
     let offset = (location & 0xffff) as usize;
     let walk = Walk::current()?;
+    let source = ctx.as_ptr().wrapping_byte_add(offset);
+    let path = walk.path.as_mut_ptr().cast();
     // SAFETY: the buffer is of the size given; the helper checks the source.
-    let copied = unsafe {
-        let source = ctx.as_ptr().byte_add(offset);
-        let path = walk.path.as_mut_ptr().cast();
-        generated::bpf_probe_read_kernel_str(path, MAX_PATH as u32, source)
-    };
+    let copied = unsafe { generated::bpf_probe_read_kernel_str(path, MAX_PATH as u32, source) };
     // What was copied counts the terminating NUL; a full buffer may have been cut.
     if copied > 1 && copied < MAX_PATH as i64 {
         walk.length = copied as u32 - 1;
@@ -100,7 +98,7 @@ fn read_path<'a>(ctx: &TracePointContext) -> Option<&'a mut Walk> {
 /// It lives in a map and not on the stack, so that the verifier does not follow the values
 /// through every step of every match.
 #[repr(C)]
-pub struct Walk {
+pub(crate) struct Walk {
     path: [u8; MAX_PATH],
     /// Length of the path.
     length: u32,
@@ -150,8 +148,7 @@ impl Walk {
             if at >= root_length {
                 break;
             }
-            // SAFETY: `at` is within the array.
-            let root = unsafe { read_volatile((&raw const ROOT).cast::<u8>().add(at as usize)) };
+            let root: u8 = ctx::field(&raw const ROOT, at as usize);
             if self.byte(at, self.length) != u16::from(root) {
                 return false;
             }

@@ -12,15 +12,15 @@ const MAX_DEPTH: i32 = 16;
 
 /// A process, or one that was.
 #[derive(Clone, Copy)]
-pub struct Process {
-    pub cgroup: u64,
-    pub uid: u32,
+pub(crate) struct Process {
+    pub(crate) cgroup: u64,
+    pub(crate) uid: u32,
 }
 
 impl Process {
     /// The one that makes the call.
     #[inline(always)]
-    pub fn current() -> Self {
+    pub(crate) fn current() -> Self {
         // SAFETY: the helper has no preconditions.
         let cgroup = unsafe { bpf_get_current_cgroup_id() };
         Self {
@@ -31,7 +31,7 @@ impl Process {
 
     /// The subject of this process; [`Subject::UNKNOWN`] if its cgroup has not been seen.
     #[inline(always)]
-    pub fn subject(&self, policy: &InForce) -> u32 {
+    pub(crate) fn subject(&self, policy: &InForce) -> u32 {
         let subject = cgroup_subject(policy, self.cgroup);
         if subject == Subject::HOST.0 && policy.header.flags & header_flag::UID_SELECTORS != 0 {
             return policy.get(&UIDS, &self.uid).unwrap_or(subject);
@@ -43,18 +43,18 @@ impl Process {
 /// A subject with what the policy says of it. Every field is always set: the verifier rejects
 /// what the compiler makes of payloads that are only sometimes there.
 #[derive(Clone, Copy)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// [`Subject::UNKNOWN`] when `error` says why.
-    pub subject: u32,
-    pub namespace: u32,
-    pub flags: u32,
-    pub error: Reason,
+    pub(crate) subject: u32,
+    pub(crate) namespace: u32,
+    pub(crate) flags: u32,
+    pub(crate) error: Reason,
 }
 
 impl Caller {
     /// The current process as a caller.
     #[inline(always)]
-    pub fn current(policy: &InForce, process: &Process) -> Self {
+    pub(crate) fn current(policy: &InForce, process: &Process) -> Self {
         let mut subject = process.subject(policy);
         if subject == Subject::UNKNOWN.0 {
             subject = inherited(policy);
@@ -64,7 +64,7 @@ impl Caller {
 
     /// `subject` as a caller.
     #[inline(always)]
-    pub fn of(policy: &InForce, subject: u32) -> Self {
+    pub(crate) fn of(policy: &InForce, subject: u32) -> Self {
         let mut caller = Self {
             subject,
             namespace: 0,

@@ -19,7 +19,7 @@ use crate::maps::{
 
 /// Chooses an endpoint of `destination` for `caller` and makes sure it can be reached.
 #[inline(always)]
-pub fn endpoint(
+pub(crate) fn endpoint(
     policy: &InForce,
     ctx: &SockAddr,
     caller: &Caller,

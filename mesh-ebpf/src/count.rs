@@ -15,7 +15,7 @@ use crate::verdict::Decision;
 /// Least time between two records of one would-deny series on one CPU, nanoseconds.
 const AUDIT_RECORD_INTERVAL: u64 = 100_000_000;
 
-static NO_STATS: FlowStats = FlowStats {
+const NO_STATS: FlowStats = FlowStats {
     opened: 0,
     closed: 0,
     failed: 0,
@@ -29,7 +29,7 @@ static NO_STATS: FlowStats = FlowStats {
 /// Adds to a per-CPU counter. Atomic because a hook in process context can be interrupted by
 /// one in softirq on the same CPU.
 #[inline(always)]
-pub fn add(counter: *mut u64, value: u64) {
+pub(crate) fn add(counter: *mut u64, value: u64) {
     // SAFETY: callers pass a field of a map value, aligned to 8 bytes, alive while the program
     // runs.
     unsafe { atomic::add(counter, value) }
@@ -37,7 +37,7 @@ pub fn add(counter: *mut u64, value: u64) {
 
 /// Counts something about the programs themselves.
 #[inline(always)]
-pub fn own(counter: Counter) {
+pub(crate) fn own(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter.0) {
         add(value, 1);
     }
@@ -45,11 +45,11 @@ pub fn own(counter: Counter) {
 
 /// The series of a flow, made if need be.
 #[inline(always)]
-pub fn flow(key: &FlowKey) -> Option<*mut FlowStats> {
+pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowStats> {
     if let Some(stats) = FLOWS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let _ = FLOWS.insert(key, &NO_STATS, BPF_NOEXIST.into());
+    let _ = FLOWS.insert(key, NO_STATS, BPF_NOEXIST.into());
     let stats = FLOWS.get_ptr_mut(key);
     if stats.is_none() {
         own(Counter::FlowSeriesDropped);
@@ -58,19 +58,19 @@ pub fn flow(key: &FlowKey) -> Option<*mut FlowStats> {
 }
 
 /// An attempt to call, as far as it is known.
-pub struct Attempt<'a> {
-    pub hook: Hook,
-    pub process: &'a Process,
-    pub dialled: &'a SocketKey,
-    pub source: u32,
-    pub service: u32,
-    pub frontend: u32,
+pub(crate) struct Attempt<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) process: &'a Process,
+    pub(crate) dialled: &'a SocketKey,
+    pub(crate) source: u32,
+    pub(crate) service: u32,
+    pub(crate) frontend: u32,
 }
 
 impl Attempt<'_> {
     /// Counts `decision` and records it unless it was a plain yes.
     #[inline(always)]
-    pub fn decided(&self, decision: &Decision) {
+    pub(crate) fn decided(&self, decision: &Decision) {
         let key = DecisionKey {
             source: self.source,
             service: self.service,

@@ -1,8 +1,8 @@
 //! Which service made a socket: a socket can be handed to another process before it is used.
 
-use core::ptr::{addr_of, read_volatile};
+use core::mem::offset_of;
 
-use aya_ebpf::bindings::BPF_SK_STORAGE_GET_F_CREATE;
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::programs::SockContext;
 use mesh_common::{Counter, Subject};
 
@@ -17,9 +17,8 @@ const AF_INET6: u32 = 10;
 /// Remembers the creator of an IP socket if it is a service. A socket without a note counts as
 /// made by a process of no service.
 #[inline(always)]
-pub fn remember_creator(ctx: &SockContext) {
-    // SAFETY: the kernel hands a valid context.
-    let family = unsafe { read_volatile(addr_of!((*ctx.sock).family)) };
+pub(crate) fn remember_creator(socket: &SockContext) {
+    let family: u32 = ctx::field(socket.sock, offset_of!(bpf_sock, family));
     if family != AF_INET && family != AF_INET6 {
         return;
     }
@@ -30,7 +29,7 @@ pub fn remember_creator(ctx: &SockContext) {
     if process.subject(&policy) < Subject::FIRST_NAMED {
         return;
     }
-    match ctx::storage(&SOCKETS, ctx.sock, BPF_SK_STORAGE_GET_F_CREATE.into()) {
+    match ctx::storage(&SOCKETS, socket.sock, BPF_SK_STORAGE_GET_F_CREATE.into()) {
         Some(state) => {
             state.creator_cgroup = process.cgroup;
             state.creator_uid = process.uid;

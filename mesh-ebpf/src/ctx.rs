@@ -3,7 +3,8 @@
 //! Every access is volatile and of the field's full width: the verifier rejects merged or
 //! narrowed accesses to these fields.
 
-use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
+use core::mem::offset_of;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock, bpf_sock_addr};
 use aya_ebpf::btf_maps::SkStorage;
@@ -11,22 +12,31 @@ use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_sk_storage_get};
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::{Address, SocketKey};
 
+/// Reads the field at `offset` of a context.
+#[inline(always)]
+pub(crate) fn field<C, T: Copy>(context: *const C, offset: usize) -> T {
+    let field = context.wrapping_byte_add(offset).cast::<T>();
+    // SAFETY: callers pass the context the kernel handed them and the offset and type of one
+    // of its fields; the verifier rejects anything else.
+    unsafe { read_volatile(field) }
+}
+
 /// Which of the context's two address fields is meant.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     V4,
     V6,
 }
 
 /// The context of the `cgroup/{connect,sendmsg,recvmsg,getpeername}{4,6}` hooks.
-pub struct SockAddr {
+pub(crate) struct SockAddr {
     raw: *mut bpf_sock_addr,
     family: Family,
 }
 
 impl SockAddr {
     #[inline(always)]
-    pub fn new(ctx: &SockAddrContext, family: Family) -> Self {
+    pub(crate) fn new(ctx: &SockAddrContext, family: Family) -> Self {
         Self {
             raw: ctx.sock_addr,
             family,
@@ -35,7 +45,7 @@ impl SockAddr {
 
     /// The address and port in the context, IPv4 as IPv4-mapped.
     #[inline(always)]
-    pub fn address(&self) -> SocketKey {
+    pub(crate) fn address(&self) -> SocketKey {
         SocketKey::new(self.ip(), self.port(), self.protocol())
     }
 
@@ -43,8 +53,7 @@ impl SockAddr {
     fn ip(&self) -> Address {
         match self.family {
             Family::V4 => {
-                // SAFETY: the kernel hands a valid context; `user_ip4` is in network order.
-                let word = unsafe { read_volatile(addr_of!((*self.raw).user_ip4)) };
+                let word: u32 = field(self.raw, offset_of!(bpf_sock_addr, user_ip4));
                 Address::from_v4(word.to_ne_bytes())
             }
             Family::V6 => {
@@ -59,78 +68,74 @@ impl SockAddr {
 
     #[inline(always)]
     fn ip6_word(&self, index: usize) -> u32 {
-        // SAFETY: as above; `index` is a constant below 4.
-        unsafe { read_volatile(addr_of!((*self.raw).user_ip6[index])) }
+        field(self.raw, offset_of!(bpf_sock_addr, user_ip6) + 4 * index)
     }
 
     /// The port, host order: the field holds it in network order in its low half.
     #[inline(always)]
     fn port(&self) -> u16 {
-        // SAFETY: as above.
-        let port = unsafe { read_volatile(addr_of!((*self.raw).user_port)) };
+        let port: u32 = field(self.raw, offset_of!(bpf_sock_addr, user_port));
         u16::from_be(port as u16)
     }
 
     #[inline(always)]
     fn protocol(&self) -> u8 {
-        // SAFETY: as above.
-        unsafe { read_volatile(addr_of!((*self.raw).protocol)) as u8 }
+        field::<_, u32>(self.raw, offset_of!(bpf_sock_addr, protocol)) as u8
     }
 
     /// Replaces the address and port. An IPv6 address in an IPv4 context is not written: the
     /// compiler of policies admits no such pair.
     #[inline(always)]
-    pub fn rewrite(&self, address: &Address, port: u16) {
+    pub(crate) fn rewrite(&self, address: &Address, port: u16) {
         let bytes = &address.0;
         let word = |at: usize| {
             u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         match self.family {
-            Family::V4 => {
-                // SAFETY: the hook may write this field.
-                unsafe { write_volatile(addr_of_mut!((*self.raw).user_ip4), word(12)) }
-            }
+            Family::V4 => self.write(offset_of!(bpf_sock_addr, user_ip4), word(12)),
             Family::V6 => {
-                self.write_ip6_word(0, word(0));
-                self.write_ip6_word(1, word(4));
-                self.write_ip6_word(2, word(8));
-                self.write_ip6_word(3, word(12));
+                let ip6 = offset_of!(bpf_sock_addr, user_ip6);
+                self.write(ip6, word(0));
+                self.write(ip6 + 4, word(4));
+                self.write(ip6 + 8, word(8));
+                self.write(ip6 + 12, word(12));
             }
         }
-        let port = u32::from(port.to_be());
-        // SAFETY: the hook may write this field.
-        unsafe { write_volatile(addr_of_mut!((*self.raw).user_port), port) }
+        self.write(
+            offset_of!(bpf_sock_addr, user_port),
+            u32::from(port.to_be()),
+        );
     }
 
     #[inline(always)]
-    fn write_ip6_word(&self, index: usize, word: u32) {
-        // SAFETY: the hook may write this field; `index` is a constant below 4.
-        unsafe { write_volatile(addr_of_mut!((*self.raw).user_ip6[index]), word) }
+    fn write(&self, offset: usize, word: u32) {
+        let field = self.raw.wrapping_byte_add(offset).cast::<u32>();
+        // SAFETY: an address or port field of the context, which these hooks may write.
+        unsafe { write_volatile(field, word) }
     }
 
     /// Cookie of the socket's network namespace.
     #[inline(always)]
-    pub fn netns_cookie(&self) -> u64 {
+    pub(crate) fn netns_cookie(&self) -> u64 {
         // SAFETY: the helper takes the context as it is.
         unsafe { bpf_get_netns_cookie(self.raw.cast()) }
     }
 
     /// The socket's entry in `map`, if it has one.
     #[inline(always)]
-    pub fn storage<T>(&self, map: &SkStorage<T>) -> Option<&mut T> {
+    pub(crate) fn storage<'s, T>(&self, map: &SkStorage<T>) -> Option<&'s mut T> {
         self.storage_with(map, 0)
     }
 
     /// The socket's entry in `map`, made if need be; `None` when there is no memory for it.
     #[inline(always)]
-    pub fn storage_or_new<T>(&self, map: &SkStorage<T>) -> Option<&mut T> {
+    pub(crate) fn storage_or_new<'s, T>(&self, map: &SkStorage<T>) -> Option<&'s mut T> {
         self.storage_with(map, BPF_SK_STORAGE_GET_F_CREATE.into())
     }
 
     #[inline(always)]
-    fn storage_with<T>(&self, map: &SkStorage<T>, flags: u64) -> Option<&mut T> {
-        // SAFETY: the field is the socket of the call, never null in these hooks.
-        let sk: *mut bpf_sock = unsafe { read_volatile(addr_of!((*self.raw).__bindgen_anon_1.sk)) };
+    fn storage_with<'s, T>(&self, map: &SkStorage<T>, flags: u64) -> Option<&'s mut T> {
+        let sk: *mut bpf_sock = field(self.raw, offset_of!(bpf_sock_addr, __bindgen_anon_1));
         storage(map, sk, flags)
     }
 }
@@ -140,7 +145,11 @@ impl SockAddr {
 /// The reference is to memory that other CPUs may use at the same time through the same
 /// socket; the fields are plain integers and every value of them is valid.
 #[inline(always)]
-pub fn storage<'a, T>(map: &SkStorage<T>, sk: *mut bpf_sock, flags: u64) -> Option<&'a mut T> {
+pub(crate) fn storage<'a, T>(
+    map: &SkStorage<T>,
+    sk: *mut bpf_sock,
+    flags: u64,
+) -> Option<&'a mut T> {
     let map = core::ptr::from_ref(map).cast_mut().cast();
     // SAFETY: `sk` is the verifier-checked socket pointer of a context, and not null.
     let value = unsafe { bpf_sk_storage_get(map, sk.cast(), core::ptr::null_mut(), flags) };

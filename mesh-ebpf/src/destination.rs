@@ -10,7 +10,7 @@ use crate::maps::{DESTINATIONS, InForce, LOCAL_ADDRESSES, NETNS_COOKIE};
 /// An address of this host with a local endpoint's port is that endpoint, whichever address of
 /// the host it is: the server may listen on all of them.
 #[inline(always)]
-pub fn find(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey) -> Option<Destination> {
+pub(crate) fn find(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey) -> Option<Destination> {
     let loopback = dialled.address.is_loopback_or_unspecified();
     if loopback && ctx.netns_cookie() != NETNS_COOKIE.load() {
         return None;

@@ -1,11 +1,11 @@
 //! Counts the life of connections that `connect()` allowed.
 
-use core::ptr::{addr_of, read_volatile};
+use core::mem::offset_of;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
     BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_CLOSE_WAIT, BPF_TCP_CLOSING,
-    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock_ops,
+    BPF_TCP_FIN_WAIT2, BPF_TCP_LAST_ACK, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
@@ -17,7 +17,7 @@ use crate::maps::SOCKETS;
 
 /// Handles one event of a TCP socket.
 #[inline(always)]
-pub fn observe(ctx: &SockOpsContext) {
+pub(crate) fn observe(ctx: &SockOpsContext) {
     let op = ctx.op();
     if op != BPF_SOCK_OPS_TCP_CONNECT_CB
         && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
@@ -41,8 +41,7 @@ pub fn observe(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn flow_of<'a>(ops: *mut bpf_sock_ops) -> Option<&'a mut SocketState> {
-    // SAFETY: the kernel hands a valid context.
-    let sk = unsafe { read_volatile(addr_of!((*ops).__bindgen_anon_2.sk)) };
+    let sk: *mut bpf_sock = ctx::field(ops, offset_of!(bpf_sock_ops, __bindgen_anon_2));
     if sk.is_null() {
         return None;
     }
@@ -90,8 +89,7 @@ fn changed(ctx: &SockOpsContext, state: &mut SocketState) {
 
 #[inline(always)]
 fn bytes_received(ctx: &SockOpsContext) -> u64 {
-    // SAFETY: the kernel hands a valid context.
-    unsafe { read_volatile(addr_of!((*ctx.ops).bytes_received)) }
+    ctx::field(ctx.ops, offset_of!(bpf_sock_ops, bytes_received))
 }
 
 #[inline(always)]
@@ -108,9 +106,8 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
         count::add(unsafe { &raw mut (*stats).failed }, 1);
         return;
     }
-    // SAFETY: the kernel hands a valid context.
-    let retransmits = unsafe { read_volatile(addr_of!((*ctx.ops).total_retrans)) };
-    // SAFETY: as above.
+    let retransmits: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, total_retrans));
+    // SAFETY: `stats` is a map value that lives while the program runs.
     count::add(unsafe { &raw mut (*stats).closed }, 1);
     // SAFETY: as above.
     count::add(unsafe { &raw mut (*stats).sent_bytes }, sent);
@@ -128,12 +125,9 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
 #[inline(always)]
 fn payload(ctx: &SockOpsContext, state: &SocketState, old: u32) -> (u64, u64) {
     let ops = ctx.ops;
-    // SAFETY: the kernel hands a valid context.
-    let acked = unsafe { read_volatile(addr_of!((*ops).bytes_acked)) };
-    // SAFETY: as above.
-    let una = unsafe { read_volatile(addr_of!((*ops).snd_una)) };
-    // SAFETY: as above.
-    let next = unsafe { read_volatile(addr_of!((*ops).snd_nxt)) };
+    let acked: u64 = ctx::field(ops, offset_of!(bpf_sock_ops, bytes_acked));
+    let una: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, snd_una));
+    let next: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, snd_nxt));
     let fin_sent = old == BPF_TCP_FIN_WAIT2
         || ((old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING) && una == next);
     let received = bytes_received(ctx);

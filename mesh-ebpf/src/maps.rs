@@ -23,128 +23,130 @@ const GROW: usize = BPF_F_NO_PREALLOC as usize;
 const INNER: usize = BPF_F_INNER_MAP as usize;
 const SLOT_COUNT: usize = SLOTS as usize;
 
-pub type PolicyHash<K, V> = ArrayOfMaps<HashMap<K, V, 1, GROW>, SLOT_COUNT>;
-pub type PolicyArray<V> = ArrayOfMaps<Array<V, 1, INNER>, SLOT_COUNT>;
+pub(crate) type PolicyHash<K, V> = ArrayOfMaps<HashMap<K, V, 1, GROW>, SLOT_COUNT>;
+pub(crate) type PolicyArray<V> = ArrayOfMaps<Array<V, 1, INNER>, SLOT_COUNT>;
 
 /// Which slot is in force. Agent writes, all hooks read.
 #[btf_map]
-pub static ACTIVE: Array<Active, 1> = Array::new();
+pub(crate) static ACTIVE: Array<Active, 1> = Array::new();
 
 /// Summary of each slot. Agent writes, all hooks read.
 #[btf_map]
-pub static HEADERS: Array<PolicyHeader, SLOT_COUNT> = Array::new();
+pub(crate) static HEADERS: Array<PolicyHeader, SLOT_COUNT> = Array::new();
 
 /// Policy: what an address and port mean. Agent writes, outbound hooks read.
 #[btf_map]
-pub static DESTINATIONS: PolicyHash<SocketKey, Destination> = ArrayOfMaps::new();
+pub(crate) static DESTINATIONS: PolicyHash<SocketKey, Destination> = ArrayOfMaps::new();
 
 /// Policy: rules by caller and frontend. Agent writes, outbound hooks read.
 #[btf_map]
-pub static RULES: PolicyHash<RuleKey, RuleSlots> = ArrayOfMaps::new();
+pub(crate) static RULES: PolicyHash<RuleKey, RuleSlots> = ArrayOfMaps::new();
 
 /// Policy: namespace and flags of calling services. Agent writes, outbound hooks read.
 #[btf_map]
-pub static SUBJECTS: PolicyHash<u32, SubjectInfo> = ArrayOfMaps::new();
+pub(crate) static SUBJECTS: PolicyHash<u32, SubjectInfo> = ArrayOfMaps::new();
 
 /// Policy: services selected by uid. Agent writes, outbound hooks and `sock_create` read.
 #[btf_map]
-pub static UIDS: PolicyHash<u32, u32> = ArrayOfMaps::new();
+pub(crate) static UIDS: PolicyHash<u32, u32> = ArrayOfMaps::new();
 
 /// Policy: splits by caller and frontend. Agent writes, outbound hooks read.
 #[btf_map]
-pub static SPLITS: PolicyHash<SplitKey, Split> = ArrayOfMaps::new();
+pub(crate) static SPLITS: PolicyHash<SplitKey, Split> = ArrayOfMaps::new();
 
 /// Policy: tables of the splits. Agent writes, outbound hooks read.
 #[btf_map]
-pub static SCHEDULE: PolicyArray<ScheduleSlot> = ArrayOfMaps::new();
+pub(crate) static SCHEDULE: PolicyArray<ScheduleSlot> = ArrayOfMaps::new();
 
 /// Policy: endpoints the tables point at. Agent writes, outbound hooks read.
 #[btf_map]
-pub static ENDPOINTS: PolicyArray<EndpointEntry> = ArrayOfMaps::new();
+pub(crate) static ENDPOINTS: PolicyArray<EndpointEntry> = ArrayOfMaps::new();
 
 /// Policy: addresses outside the mesh that callers with `egress = "deny"` may reach.
 /// Agent writes, outbound hooks read.
 #[btf_map]
-pub static EGRESS: ArrayOfMaps<LpmTrie<EgressKey, RuleSlots, 1>, SLOT_COUNT> = ArrayOfMaps::new();
+pub(crate) static EGRESS: ArrayOfMaps<LpmTrie<EgressKey, RuleSlots, 1>, SLOT_COUNT> =
+    ArrayOfMaps::new();
 
 /// Policy: which cgroups are which service. Agent writes, `cgroup_mkdir` reads.
 #[btf_map]
-pub static SELECTORS: PolicyArray<Selector> = ArrayOfMaps::new();
+pub(crate) static SELECTORS: PolicyArray<Selector> = ArrayOfMaps::new();
 
 /// Addresses of this host's interfaces. Agent writes, outbound hooks read.
 #[btf_map]
-pub static LOCAL_ADDRESSES: HashMap<Address, u32, 1024, GROW> = HashMap::new();
+pub(crate) static LOCAL_ADDRESSES: HashMap<Address, u32, 1024, GROW> = HashMap::new();
 
 /// Identity of every cgroup that exists. `cgroup_mkdir`, `cgroup_rmdir` and the agent (for
 /// those older than the programs) write, outbound hooks read.
 #[btf_map]
-pub static CGROUPS: HashMap<u64, CgroupIdentity, 16384, GROW> = HashMap::new();
+pub(crate) static CGROUPS: HashMap<u64, CgroupIdentity, 16384, GROW> = HashMap::new();
 
 /// What is remembered with a socket. `sock_create`, `connect` and `sock_ops` write and read,
 /// `getpeername` and `recvmsg` read.
 #[btf_map]
-pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
 /// Flows of unconnected UDP sockets. `sendmsg` writes and reads, `recvmsg` reads.
 #[btf_map]
-pub static UDP_SOCKETS: SkStorage<UdpFlows> = SkStorage::new();
+pub(crate) static UDP_SOCKETS: SkStorage<UdpFlows> = SkStorage::new();
 
 /// Position of each caller in each split. Outbound hooks write and read.
 #[btf_map]
-pub static SPLIT_COUNTERS: HashMap<SplitKey, u64, 4096, GROW> = HashMap::new();
+pub(crate) static SPLIT_COUNTERS: HashMap<SplitKey, u64, 4096, GROW> = HashMap::new();
 
 /// Positions shared by frontends, used once [`SPLIT_COUNTERS`] is full. Outbound hooks.
 #[btf_map]
-pub static SHARED_SPLIT_COUNTERS: Array<u64, 64> = Array::new();
+pub(crate) static SHARED_SPLIT_COUNTERS: Array<u64, 64> = Array::new();
 
 /// Endpoints kept by affinity. Outbound hooks write and read, the agent removes expired ones.
 #[btf_map]
-pub static AFFINITY: HashMap<AffinityKey, AffinityValue, 4096, GROW> = HashMap::new();
+pub(crate) static AFFINITY: HashMap<AffinityKey, AffinityValue, 4096, GROW> = HashMap::new();
 
 /// Flow counters. `sock_ops` and outbound hooks write, the agent reads.
 #[btf_map]
-pub static FLOWS: PerCpuHashMap<FlowKey, FlowStats, 4096, GROW> = PerCpuHashMap::new();
+pub(crate) static FLOWS: PerCpuHashMap<FlowKey, FlowStats, 4096, GROW> = PerCpuHashMap::new();
 
 /// Decision counters. Outbound hooks write, the agent reads.
 #[btf_map]
-pub static DECISIONS: PerCpuHashMap<DecisionKey, [u64; 2], 4096, GROW> = PerCpuHashMap::new();
+pub(crate) static DECISIONS: PerCpuHashMap<DecisionKey, [u64; 2], 4096, GROW> =
+    PerCpuHashMap::new();
 
 /// Counters of the programs about themselves. All write, the agent reads.
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
+pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerCpuArray::new();
 
 /// Records of denials. Outbound hooks write, the agent reads.
 #[btf_map]
-pub static RECORDS: RingBuf<DenialRecord, 65536> = RingBuf::new();
+pub(crate) static RECORDS: RingBuf<DenialRecord, 65536> = RingBuf::new();
 
 /// Room to match a cgroup's path. `cgroup_mkdir` only.
 #[btf_map]
-pub static WALK: PerCpuArray<Walk, 1> = PerCpuArray::new();
+pub(crate) static WALK: PerCpuArray<Walk, 1> = PerCpuArray::new();
 
 /// See [`global::NETNS_COOKIE`].
 #[unsafe(no_mangle)]
-pub static NETNS_COOKIE: Global<u64> = Global::new(0);
+pub(crate) static NETNS_COOKIE: Global<u64> = Global::new(0);
 
 /// See [`global::ROOT_LENGTH`].
 #[unsafe(no_mangle)]
-pub static ROOT_LENGTH: Global<u32> = Global::new(0);
+pub(crate) static ROOT_LENGTH: Global<u32> = Global::new(0);
 
 /// See [`global::ROOT`].
 #[unsafe(no_mangle)]
-pub static ROOT: Global<[u8; global::ROOT_MAX]> = Global::new([0; global::ROOT_MAX]);
+pub(crate) static ROOT: Global<[u8; global::ROOT_MAX]> = Global::new([0; global::ROOT_MAX]);
 
 /// The policy in force, looked up once per call so that a call sees one policy throughout.
-pub struct InForce {
+pub(crate) struct InForce {
     /// Its slot.
-    pub slot: u32,
+    pub(crate) slot: u32,
     /// Its summary.
-    pub header: PolicyHeader,
+    pub(crate) header: PolicyHeader,
 }
 
 impl InForce {
     /// The policy in force; `None` before the first one.
     #[inline(always)]
-    pub fn current() -> Option<Self> {
+    pub(crate) fn current() -> Option<Self> {
         let slot = ACTIVE.get(0)?.slot_plus_one.checked_sub(1)?;
         Some(Self {
             slot,
@@ -154,7 +156,7 @@ impl InForce {
 
     /// Looks `key` up in the policy's copy of `map`.
     #[inline(always)]
-    pub fn get<K, V: Copy>(&self, map: &PolicyHash<K, V>, key: &K) -> Option<V> {
+    pub(crate) fn get<K, V: Copy>(&self, map: &PolicyHash<K, V>, key: &K) -> Option<V> {
         let value = map.get_value_ptr_mut(self.slot, key)?;
         // SAFETY: the value stays valid while the program runs (RCU), and the agent does not
         // write the slot in force; copied at once.
@@ -163,7 +165,7 @@ impl InForce {
 
     /// Reads element `index` of the policy's copy of `map`.
     #[inline(always)]
-    pub fn at<V: Copy>(&self, map: &PolicyArray<V>, index: u32) -> Option<V> {
+    pub(crate) fn at<V: Copy>(&self, map: &PolicyArray<V>, index: u32) -> Option<V> {
         map.get_value(self.slot, &index).copied()
     }
 }

@@ -17,7 +17,7 @@ use crate::verdict::{self, Decision};
 
 /// Judges `connect()` and sends it to the chosen endpoint. Returns whether it may go on.
 #[inline(always)]
-pub fn connect(ctx: &SockAddr, hook: Hook) -> bool {
+pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
     let Some(policy) = InForce::current() else {
         return true;
     };
@@ -28,10 +28,10 @@ pub fn connect(ctx: &SockAddr, hook: Hook) -> bool {
     };
     let call = Call::new(ctx, &policy, &dialled, &destination, hook);
     let mut decision = call.judge();
-    if decision.allows() {
-        if let Err(reason) = call.route() {
-            decision = verdict::on_error(reason, &destination);
-        }
+    if decision.allows()
+        && let Err(reason) = call.route()
+    {
+        decision = verdict::on_error(reason, &destination);
     }
     call.attempt().decided(&decision);
     decision.allows()
@@ -39,7 +39,7 @@ pub fn connect(ctx: &SockAddr, hook: Hook) -> bool {
 
 /// Judges a datagram with an address and sends it to the flow's endpoint.
 #[inline(always)]
-pub fn send(ctx: &SockAddr, hook: Hook) -> bool {
+pub(crate) fn send(ctx: &SockAddr, hook: Hook) -> bool {
     let Some(policy) = InForce::current() else {
         return true;
     };

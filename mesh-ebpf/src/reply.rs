@@ -7,7 +7,7 @@ use crate::maps::{SOCKETS, UDP_SOCKETS};
 
 /// Shows the sender of a datagram as what was dialled.
 #[inline(always)]
-pub fn received(ctx: &SockAddr) {
+pub(crate) fn received(ctx: &SockAddr) {
     let sender = ctx.address();
     if let Some(flows) = ctx.storage(&UDP_SOCKETS) {
         for flow in &flows.flows {
@@ -23,7 +23,7 @@ pub fn received(ctx: &SockAddr) {
 
 /// Shows a connection's peer as what was dialled.
 #[inline(always)]
-pub fn peer(ctx: &SockAddr) {
+pub(crate) fn peer(ctx: &SockAddr) {
     peer_as(ctx, &ctx.address());
 }
 

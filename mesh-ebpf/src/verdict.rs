@@ -11,15 +11,15 @@ use crate::maps::{EGRESS, InForce, RULES};
 
 /// What was decided, and why.
 #[derive(Clone, Copy)]
-pub struct Decision {
-    pub verdict: Verdict,
-    pub reason: Reason,
-    pub rule: u32,
+pub(crate) struct Decision {
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Reason,
+    pub(crate) rule: u32,
 }
 
 impl Decision {
     #[inline(always)]
-    pub fn allows(&self) -> bool {
+    pub(crate) fn allows(&self) -> bool {
         self.verdict.0 != Verdict::Denied.0
     }
 
@@ -33,7 +33,7 @@ impl Decision {
     }
 
     #[inline(always)]
-    pub const fn denied(reason: Reason) -> Self {
+    pub(crate) const fn denied(reason: Reason) -> Self {
         Self {
             verdict: Verdict::Denied,
             reason,
@@ -47,7 +47,7 @@ impl Decision {
 /// Denied for a protected service, and for a VIP as such, which leads nowhere without the mesh.
 /// Anything else goes on as if there were no mesh.
 #[inline(always)]
-pub fn on_error(reason: Reason, destination: &Destination) -> Decision {
+pub(crate) fn on_error(reason: Reason, destination: &Destination) -> Decision {
     const CLOSED: u32 =
         destination_flag::PROTECTED | destination_flag::FRONTEND | destination_flag::VIP_ADDRESS;
     if destination.flags & CLOSED != 0 {
@@ -64,7 +64,7 @@ pub fn on_error(reason: Reason, destination: &Destination) -> Decision {
 /// Judges `caller` and, where it is somebody else, the creator of the socket: the stricter of
 /// both decides. A creator without a cgroup is a process of no service.
 #[inline(always)]
-pub fn judge(
+pub(crate) fn judge(
     policy: &InForce,
     caller: &Caller,
     creator: &Process,
@@ -118,7 +118,7 @@ fn merge(policy: &InForce, rules: &mut RuleSlots, subject: u32, frontend: u32) {
 
 /// Judges a call that leaves the mesh, by a caller with `egress = "deny"`.
 #[inline(always)]
-pub fn judge_egress(policy: &InForce, caller: &Caller, dialled: &SocketKey) -> Decision {
+pub(crate) fn judge_egress(policy: &InForce, caller: &Caller, dialled: &SocketKey) -> Decision {
     let mut rules = RuleSlots::default();
     merge_egress(policy, &mut rules, caller.subject, dialled.port, dialled);
     merge_egress(policy, &mut rules, caller.subject, 0, dialled);

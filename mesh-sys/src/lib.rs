@@ -115,7 +115,9 @@ pub fn effective_programs(cgroup: BorrowedFd<'_>, hook: bpf_attach_type) -> io::
     attr.query.prog_ids = ids.as_mut_ptr() as u64;
     attr.query.__bindgen_anon_2.prog_cnt = MAX_PROGRAMS as u32;
     bpf(bpf_cmd::BPF_PROG_QUERY, &mut attr)?;
+    // SAFETY: every field of the union is plain integers.
+    let query = unsafe { attr.query };
     // SAFETY: the kernel has written this field of the union.
-    let count = unsafe { attr.query.__bindgen_anon_2.prog_cnt };
+    let count = unsafe { query.__bindgen_anon_2.prog_cnt };
     Ok(ids.into_iter().take(count as usize).collect())
 }

@@ -2,6 +2,7 @@
 //! one store.
 
 use std::collections::HashMap as StdHashMap;
+use std::thread;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
@@ -141,7 +142,45 @@ impl PolicyMaps {
         touched += self.endpoints.write(slot, &entries.endpoints)?;
         touched += self.egress.write(slot, &entries.egress)?;
         touched += self.selectors.write(slot, &entries.selectors)?;
+        self.link(slot)?;
         Ok(touched)
+    }
+
+    /// Shows the kernel side the copies that were made anew, all at once: each takes as long as
+    /// an RCU grace period, and those that begin together end together.
+    fn link(&mut self, slot: u32) -> Result<(), MapError> {
+        let Self {
+            active: _,
+            headers: _,
+            destinations,
+            rules,
+            subjects,
+            uids,
+            splits,
+            schedule,
+            endpoints,
+            egress,
+            selectors,
+            cgroups: _,
+            hierarchy: _,
+        } = self;
+        thread::scope(|scope| {
+            let links = [
+                scope.spawn(|| destinations.link(slot)),
+                scope.spawn(|| rules.link(slot)),
+                scope.spawn(|| subjects.link(slot)),
+                scope.spawn(|| uids.link(slot)),
+                scope.spawn(|| splits.link(slot)),
+                scope.spawn(|| schedule.link(slot)),
+                scope.spawn(|| endpoints.link(slot)),
+                scope.spawn(|| egress.link(slot)),
+                scope.spawn(|| selectors.link(slot)),
+            ];
+            links.into_iter().try_for_each(|link| match link.join() {
+                Ok(linked) => linked,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })
     }
 
     /// Attributes every cgroup that exists under the selectors of `slot`.

@@ -156,10 +156,17 @@ pub(super) fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneE
     }
     let mut ebpf = loader.load(OBJECT)?;
     for hooked in HOOKS {
-        load_program(&mut ebpf, hooked.program).map_err(|error| DataplaneError::Load {
-            program: hooked.program,
-            error,
-        })?;
+        match load_program(&mut ebpf, hooked.program) {
+            Ok(()) => {}
+            // The mesh can do without tracepoints; attaching this one fails, and says so.
+            Err(error) if hooked.attach_type.is_none() => {
+                tracing::debug!(hook = hooked.hook, %error, "the kernel refuses the program");
+            }
+            Err(error) => {
+                let program = hooked.program;
+                return Err(DataplaneError::Load { program, error });
+            }
+        }
     }
     Ok(ebpf)
 }

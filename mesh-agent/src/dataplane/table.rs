@@ -165,6 +165,8 @@ struct Copy<M: Inner> {
     map: M,
     capacity: usize,
     entries: Vec<M::Entry>,
+    /// Whether the kernel side sees it.
+    linked: bool,
 }
 
 /// A policy map.
@@ -185,7 +187,8 @@ impl<M: Inner> Table<M> {
         })
     }
 
-    /// Makes the copy in `slot`, which is not in force, hold `new`.
+    /// Makes the copy in `slot`, which is not in force, hold `new`. A copy that had to be made
+    /// anew is seen by the kernel side after [`Self::link`].
     pub(super) fn write(&mut self, slot: u32, new: &[M::Entry]) -> Result<Touched, MapError> {
         let place = &mut self.copies[slot as usize];
         if let Some(copy) = place.as_mut().filter(|copy| copy.capacity >= new.len()) {
@@ -205,16 +208,28 @@ impl<M: Inner> Table<M> {
         for (index, entry) in new.iter().enumerate() {
             map.write(index, entry)?;
         }
-        self.outer.set(slot, &map, 0)?;
         *place = Some(Copy {
             map,
             capacity,
             entries: new.to_vec(),
+            linked: false,
         });
         Ok(Touched {
             written: new.len(),
             deleted: 0,
         })
+    }
+
+    /// Shows the kernel side a copy that was made anew. Takes as long as [`Self::quiesce`].
+    pub(super) fn link(&mut self, slot: u32) -> Result<(), MapError> {
+        match &mut self.copies[slot as usize] {
+            Some(copy) if !copy.linked => {
+                self.outer.set(slot, &copy.map, 0)?;
+                copy.linked = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until no program runs that read `slot` before: an update of a map of maps returns

@@ -100,9 +100,9 @@ pub(super) fn bpffs(host: &Host, point: &Path) -> Check {
         ),
         Some(_) => (Outcome::Ok, format!("mounted at {at}"), None),
         None if mountable(host, point, "bpf") => (
-            Outcome::Warning,
-            format!("not mounted at {at}"),
-            Some(format!("mount -t bpf bpf {at}")),
+            Outcome::Info,
+            format!("not mounted at {at}; the agent mounts it"),
+            None,
         ),
         None => (
             Outcome::Failed,
@@ -140,9 +140,9 @@ pub(super) fn tracefs(host: &Host) -> Check {
             Some("the kernel needs CONFIG_CGROUPS and CONFIG_TRACEPOINTS".into()),
         ),
         None if mountable(host, Path::new(TRACING), "tracefs") => (
-            Outcome::Warning,
-            "not mounted".into(),
-            Some(format!("mount -t tracefs tracefs {TRACING}")),
+            Outcome::Info,
+            "not mounted; the agent mounts it for itself".into(),
+            None,
         ),
         None => (
             Outcome::Failed,

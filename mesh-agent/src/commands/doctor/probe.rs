@@ -154,20 +154,18 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-const PROGRAMS: [(&str, ProgramType); 5] = [
+const PROGRAMS: [(&str, ProgramType); 4] = [
     ("cgroup_sock_addr", ProgramType::CgroupSockAddr),
     ("cgroup_sock", ProgramType::CgroupSock),
-    ("cgroup_skb", ProgramType::CgroupSkb),
     ("sock_ops", ProgramType::SockOps),
     ("tracepoint", ProgramType::TracePoint),
 ];
 
-const MAPS: [(&str, MapType); 9] = [
+const MAPS: [(&str, MapType); 8] = [
     ("hash", MapType::Hash),
     ("array", MapType::Array),
     ("percpu_hash", MapType::PerCpuHash),
     ("percpu_array", MapType::PerCpuArray),
-    ("lru_hash", MapType::LruHash),
     ("lpm_trie", MapType::LpmTrie),
     ("array_of_maps", MapType::ArrayOfMaps),
     ("sk_storage", MapType::SkStorage),

@@ -66,16 +66,10 @@ impl<'p> Callee<'p> {
     /// What the mesh takes an address for, as the kernel side does.
     fn at(policy: &'p Policy, address: SocketAddr) -> Self {
         let ip = address.ip().to_canonical();
-        for service in policy
-            .services
-            .values()
-            .filter(|service| service.vip == Some(ip))
-        {
-            let port = service
-                .ports
-                .iter()
-                .position(|port| port.listen == address.port());
-            return match port {
+        let mut services = policy.services.values();
+        if let Some(service) = services.find(|service| service.vip == Some(ip)) {
+            let mut ports = service.ports.iter();
+            return match ports.position(|port| port.listen == address.port()) {
                 Some(port) => Self::Frontend { service, port },
                 None => Self::UndeclaredPort(&service.name),
             };

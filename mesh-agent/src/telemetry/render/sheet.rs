@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mesh_common::{CONNECT_BUCKETS, FlowStats};
+use mesh_common::{CONNECT_BUCKETS, FIRST_BUCKET_NS, FlowStats};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -99,7 +99,7 @@ fn buckets(stats: &FlowStats) -> [(f64, u64); CONNECT_BUCKETS] {
     for (index, (bucket, count)) in buckets.iter_mut().zip(stats.connect_buckets).enumerate() {
         bucket.1 = count;
         if index < CONNECT_BUCKETS - 1 {
-            bucket.0 = ((1u64 << 16) << (2 * index)) as f64 / 1e9;
+            bucket.0 = (FIRST_BUCKET_NS << (2 * index)) as f64 / 1e9;
         }
     }
     buckets
