@@ -44,17 +44,15 @@ pub(crate) fn created(ctx: &TracePointContext) {
     if !is_cgroup2(ctx) {
         return;
     }
-    let Some(walk) = read_path(ctx) else {
-        return;
-    };
-    if !walk.below_root() {
+    let ours = read_path(ctx).is_some_and(|walk| walk.below_root());
+    if !ours {
         return;
     }
-    walk.find_unit();
+    find_unit();
     let id: u64 = field(ctx, ID_AT);
     let mut identity = CgroupIdentity::default();
-    identity.subject[0] = walk.subject(0);
-    identity.subject[1] = walk.subject(1);
+    identity.subject[0] = subject(0);
+    identity.subject[1] = subject(1);
     if CGROUPS.insert(id, identity, 0).is_err() {
         count::own(Counter::CgroupsDropped);
         warn!(
@@ -96,7 +94,8 @@ fn read_path<'a>(ctx: &TracePointContext) -> Option<&'a mut Walk> {
 /// A walk over the selectors of one slot.
 ///
 /// It lives in a map and not on the stack, so that the verifier does not follow the values
-/// through every step of every match.
+/// through every step of every match. Callbacks of `bpf_loop` change it: whoever calls that
+/// looks it up again afterwards, for the compiler takes a `&mut` to be the only way there.
 #[repr(C)]
 pub(crate) struct Walk {
     path: [u8; MAX_PATH],
@@ -123,6 +122,7 @@ const MATCH: u32 = 1;
 const UNDECIDED: u32 = 2;
 
 impl Walk {
+    /// The walk, until the next `bpf_loop`.
     #[inline(always)]
     fn current<'a>() -> Option<&'a mut Self> {
         // SAFETY: this CPU's value; tracepoint programs neither migrate nor nest.
@@ -156,34 +156,37 @@ impl Walk {
         let next = self.byte(root_length, self.length);
         next == u16::from(b'/') || next == END
     }
+}
 
-    /// Finds the system unit of the path.
-    #[inline(always)]
-    fn find_unit(&mut self) {
-        self.unit_start = 0;
-        self.unit_end = 0;
-        self.scan = UnitScan::from(ROOT_LENGTH.load());
-        // SAFETY: the callback has the signature the helper calls and uses no context.
-        unsafe { bpf_loop(MAX_PATH as u32, scan_step as *mut c_void, null_mut(), 0) };
+/// Finds the system unit of the path.
+#[inline(always)]
+fn find_unit() {
+    if let Some(walk) = Walk::current() {
+        walk.unit_start = 0;
+        walk.unit_end = 0;
+        walk.scan = UnitScan::from(ROOT_LENGTH.load());
     }
+    // SAFETY: the callback has the signature the helper calls and uses no context.
+    unsafe { bpf_loop(MAX_PATH as u32, scan_step as *mut c_void, null_mut(), 0) };
+}
 
-    /// The subject of the path under a slot's selectors.
-    #[inline(always)]
-    fn subject(&mut self, slot: u32) -> u32 {
-        let Some(header) = HEADERS.get(slot) else {
-            return Subject::UNKNOWN.0;
-        };
-        self.slot = slot;
-        self.depth = 0;
-        self.subject = Subject::HOST.0;
-        let selectors = header.selectors;
-        // SAFETY: the callback has the signature the helper calls and uses no context.
-        let walked = unsafe { bpf_loop(selectors, try_selector as *mut c_void, null_mut(), 0) };
-        if walked < 0 {
-            Subject::UNKNOWN.0
-        } else {
-            self.subject
-        }
+/// The subject of the path under a slot's selectors.
+#[inline(always)]
+fn subject(slot: u32) -> u32 {
+    let Some(header) = HEADERS.get(slot) else {
+        return Subject::UNKNOWN.0;
+    };
+    if let Some(walk) = Walk::current() {
+        walk.slot = slot;
+        walk.depth = 0;
+        walk.subject = Subject::HOST.0;
+    }
+    let selectors = header.selectors;
+    // SAFETY: the callback has the signature the helper calls and uses no context.
+    let walked = unsafe { bpf_loop(selectors, try_selector as *mut c_void, null_mut(), 0) };
+    match Walk::current() {
+        Some(walk) if walked >= 0 => walk.subject,
+        _ => Subject::UNKNOWN.0,
     }
 }
 
@@ -224,7 +227,10 @@ extern "C" fn try_selector(index: u32, _context: *mut c_void) -> i64 {
     walk.outcome = UNDECIDED;
     // SAFETY: as in `subject`.
     unsafe { bpf_loop(MAX_STEPS, step as *mut c_void, null_mut(), 0) };
-    settle(walk, selector.subject)
+    match Walk::current() {
+        Some(walk) => settle(walk, selector.subject),
+        None => 1,
+    }
 }
 
 /// Takes what a match found into account.
