@@ -1,6 +1,7 @@
 //! The `mesh-agent` command: parses the command line and calls the module of the command.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -85,10 +86,24 @@ fn run_agent(config: AgentConfig) -> u8 {
             INVALID
         }
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("{}", with_causes(&error));
             FAILED
         }
     }
+}
+
+/// An error and what it is due to, where that does not repeat it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += &format!(": {more}");
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// `MESH_LOG` beats the file, in tracing-subscriber's syntax.
