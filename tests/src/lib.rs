@@ -7,11 +7,13 @@
 pub mod agent;
 pub mod cgroup;
 pub mod host;
+pub mod mesh;
 pub mod netns;
 pub mod peer;
 pub mod sandbox;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;
+pub use mesh::Mesh;
 pub use peer::Peer;
 pub use sandbox::Sandbox;
