@@ -383,7 +383,10 @@ impl<'s> Mesh<'s> {
             line,
         } = denial;
         let prefix = self.sandbox.cgroup.path().file_name().unwrap_or_default();
-        let cgroup = |name: &String| format!("/{}/{name}", prefix.to_string_lossy());
+        let cgroup = |name: &String| {
+            let path = format!("/{}/{name}", prefix.to_string_lossy());
+            path.trim_end_matches('/').to_owned()
+        };
         record.verdict == decision.verdict
             && record.reason == decision.reason
             && record.rule == decision.rule
