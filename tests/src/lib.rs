@@ -6,7 +6,9 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod demo;
 pub mod host;
+pub mod interrupt;
 pub mod kernel;
 pub mod netns;
 pub mod observe;

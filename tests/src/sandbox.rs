@@ -28,6 +28,15 @@ impl Sandbox {
     ///
     /// This is not root, or the kernel lacks something.
     pub fn new(purpose: &str) -> io::Result<Self> {
+        Self::with_admin(purpose, free_port()?)
+    }
+
+    /// Makes one whose agent serves HTTP at `admin`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`].
+    pub fn with_admin(purpose: &str, admin: SocketAddr) -> io::Result<Self> {
         let directory = tempfile::Builder::new().prefix("mesh-").tempdir()?;
         for name in ["conf.d", "state", "run", "bpf"] {
             fs::create_dir(directory.path().join(name))?;
@@ -36,7 +45,7 @@ impl Sandbox {
             cgroup: Cgroup::new(purpose)?,
             bpffs: Bpffs::mount(directory.path().join("bpf"))?,
             directory,
-            admin: free_port()?,
+            admin,
         };
         fs::write(sandbox.agent_toml(), sandbox.settings())?;
         Ok(sandbox)

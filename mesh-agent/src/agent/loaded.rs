@@ -1,13 +1,15 @@
 //! A policy from its files to what the kernel needs, not yet in force.
 
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::policy::compile::{Entries, compile};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::Policy;
-use crate::policy::parse::{LocalNode, Parsed, load, parse};
+use crate::policy::parse::{LocalNode, Parsed, Previous, load, parse};
 use crate::policy::source::{Belief, SourceSet};
 
 /// A policy, parsed and compiled.
@@ -17,18 +19,20 @@ pub(super) struct Loaded {
     pub(super) ids: Ids,
     pub(super) entries: Entries,
     pub(super) warnings: Vec<Diagnostic>,
+    pub(super) rule_files: BTreeSet<Arc<str>>,
     /// Digest of the files.
     pub(super) digest: String,
 }
 
 impl Loaded {
-    /// Reads a directory.
+    /// Reads a directory; `previous` is what came of it before.
     pub(super) fn from_directory(
         directory: &Path,
         local: &LocalNode,
         ids: &Ids,
+        previous: Option<Previous<'_>>,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let (sources, parsed) = load(directory, Belief::TrustedOwners, local);
+        let (sources, parsed) = load(directory, Belief::TrustedOwners, local, previous);
         Self::from_parsed(sources, parsed, ids)
     }
 
@@ -55,6 +59,7 @@ impl Loaded {
             ids,
             entries,
             warnings: parsed.diagnostics,
+            rule_files: parsed.rule_files,
             digest,
         })
     }

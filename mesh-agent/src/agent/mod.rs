@@ -12,6 +12,7 @@ mod shares;
 mod view;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,7 +32,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::{Policy, Split};
-use crate::policy::parse::LocalNode;
+use crate::policy::parse::{LocalNode, Previous};
 use crate::policy::source::SourceSet;
 
 /// Why the agent does not start.
@@ -73,11 +74,24 @@ struct Current {
     names: Names,
     digest: String,
     sources: Arc<SourceSet>,
+    warnings: Vec<Diagnostic>,
+    rule_files: BTreeSet<Arc<str>>,
     revision: u64,
     applied: SystemTime,
     took: Duration,
     /// What was opened when the splits last changed.
     opened_before: Opened,
+}
+
+impl Current {
+    fn previous(&self) -> Previous<'_> {
+        Previous {
+            sources: &self.sources,
+            policy: &self.policy,
+            warnings: &self.warnings,
+            rule_files: &self.rule_files,
+        }
+    }
 }
 
 /// A set of files that was not applied.
@@ -140,7 +154,7 @@ impl Agent {
         let started = Instant::now();
         let mut state = lock(&self.state);
         let local = self.local_node();
-        let files = Loaded::from_directory(&self.config.paths.config_dir, &local, &state.ids);
+        let files = Loaded::from_directory(&self.config.paths.config_dir, &local, &state.ids, None);
         let problems = match files {
             Ok(loaded) => return Ok(self.apply(&mut state, loaded, started)?),
             Err(problems) => problems,
@@ -170,7 +184,9 @@ impl Agent {
         let mut state = lock(&self.state);
         let local = self.local_node();
         let directory = &self.config.paths.config_dir;
-        let loaded = Loaded::from_directory(directory, &local, &state.ids)
+        let current = state.current.clone();
+        let previous = current.as_deref().map(Current::previous);
+        let loaded = Loaded::from_directory(directory, &local, &state.ids, previous)
             .map_err(|problems| self.reject(&mut state, &problems))?;
         let unchanged = state
             .current
@@ -231,6 +247,8 @@ impl Agent {
             names,
             digest: loaded.digest.clone(),
             sources: Arc::clone(&sources),
+            warnings: loaded.warnings,
+            rule_files: loaded.rule_files,
             policy: loaded.policy,
             revision,
             applied: SystemTime::now(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
@@ -43,16 +43,15 @@ impl LocalAddresses {
     }
 }
 
-/// Addresses of all interfaces but loopback, which the kernel side knows by itself.
+/// Addresses of all interfaces but loopback, which the kernel side knows by itself, and their
+/// broadcast addresses, which reach this host's own UDP servers too.
 fn interface_addresses() -> io::Result<BTreeSet<Address>> {
-    let interfaces = getifaddrs()?;
-    let addresses = interfaces.filter_map(|interface| {
-        let found = interface.address?;
+    let own = getifaddrs()?.flat_map(|interface| [interface.address, interface.broadcast]);
+    let found = own.flatten().filter_map(|found| {
         let v4 = found.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         v4.or_else(|| found.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
     });
-    Ok(addresses
-        .filter(|ip| !ip.is_loopback())
-        .map(address)
-        .collect())
+    let everyone = IpAddr::V4(Ipv4Addr::BROADCAST);
+    let all = found.filter(|ip| !ip.is_loopback()).chain([everyone]);
+    Ok(all.map(address).collect())
 }

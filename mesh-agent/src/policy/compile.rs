@@ -10,7 +10,7 @@ mod rules;
 mod selectors;
 mod splits;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use mesh_common::{
@@ -84,18 +84,21 @@ pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
     }
 }
 
-/// Ids of services' ports, by service and index of the port.
-type Frontends<'p> = BTreeMap<(&'p ServiceName, usize), u32>;
+/// Every service with the ids of its ports, by name.
+type Frontends<'p> = HashMap<&'p ServiceName, (&'p Service, Vec<u32>)>;
 
 fn frontends<'p>(policy: &'p Policy, ids: &mut Ids) -> Frontends<'p> {
-    let mut frontends = Frontends::new();
-    for service in policy.services.values() {
-        for (index, port) in service.ports.iter().enumerate() {
-            let id = ids.frontends.id(&frontend_name(service, port));
-            frontends.insert((&service.name, index), id);
-        }
-    }
-    frontends
+    let mut of = |service: &Service| {
+        let names = service
+            .ports
+            .iter()
+            .map(|port| frontend_name(service, port));
+        names.map(|name| ids.frontends.id(&name)).collect()
+    };
+    let services = policy.services.values();
+    services
+        .map(|service| (&service.name, (service, of(service))))
+        .collect()
 }
 
 /// The name a port of a service has in the id table.

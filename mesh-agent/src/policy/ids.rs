@@ -4,7 +4,7 @@
 //! never given to another name: counters in the kernel stay what they are. The table is saved
 //! with the last good policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mesh_common::{DEFAULT_RULE, Subject};
 use serde::{Deserialize, Serialize};
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     next: u32,
-    ids: BTreeMap<String, u32>,
+    ids: HashMap<String, u32>,
 }
 
 impl Table {
     fn starting_at(next: u32) -> Self {
         Self {
             next,
-            ids: BTreeMap::new(),
+            ids: HashMap::new(),
         }
     }
 

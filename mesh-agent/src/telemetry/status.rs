@@ -168,7 +168,11 @@ impl Status {
         }
         for program in self.programs.iter().filter(|program| !program.effective) {
             let hook = &program.hook;
-            problems.push(format!("NOT ENFORCING: {hook} has no effective program"));
+            problems.push(if hook.starts_with("cgroup_") {
+                format!("{hook} is not served: new cgroups are found by watching directories")
+            } else {
+                format!("NOT ENFORCING: {hook} has no effective program")
+            });
         }
         if let Some(rejected) = &self.rejected {
             problems.push(self.rejection(rejected));

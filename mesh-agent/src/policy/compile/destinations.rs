@@ -23,7 +23,7 @@ pub(super) fn entries(
     for service in policy.services.values() {
         let subject = ids.subjects.id(&service.name.to_string());
         for (index, port) in service.ports.iter().enumerate() {
-            let frontend = frontends[&(&service.name, index)];
+            let frontend = frontends[&service.name].1[index];
             let destination = Destination {
                 service: subject,
                 frontend,

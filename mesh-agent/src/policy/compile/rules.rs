@@ -53,11 +53,23 @@ pub(super) fn slot_of(rule: &Rule, id: u32) -> RuleSlots {
 /// Frontends a rule is about.
 pub(super) fn covered(policy: &Policy, rule: &Rule, frontends: &Frontends<'_>) -> Vec<u32> {
     let mut covered = Vec::new();
-    for service in rule.to.iter().flat_map(|target| services(policy, target)) {
-        for (index, port) in service.ports.iter().enumerate() {
+    let mut add = |service: &Service, ids: &[u32]| {
+        for (port, id) in service.ports.iter().zip(ids) {
             if rule.ports.is_empty() || rule.ports.iter().any(|named| named.matches(port)) {
-                covered.push(frontends[&(&service.name, index)]);
+                covered.push(*id);
             }
+        }
+    };
+    let mut add_named = |name: &ServiceName| {
+        if let Some((service, ids)) = frontends.get(name) {
+            add(service, ids);
+        }
+    };
+    for target in &rule.to {
+        match target {
+            Target::Service(name) => add_named(name),
+            Target::Namespace(namespace) => services(policy, namespace).for_each(&mut add_named),
+            Target::Cidr(_) => {}
         }
     }
     covered.sort_unstable();
@@ -65,24 +77,15 @@ pub(super) fn covered(policy: &Policy, rule: &Rule, frontends: &Frontends<'_>) -
     covered
 }
 
-/// The services of a target: one, or a run of the services, which are sorted by namespace.
-fn services<'p>(policy: &'p Policy, target: &'p Target) -> impl Iterator<Item = &'p Service> {
-    let first = match target {
-        Target::Service(name) => Some(name.clone()),
-        Target::Namespace(namespace) => Some(ServiceName {
-            namespace: Arc::clone(namespace),
-            name: "".into(),
-        }),
-        Target::Cidr(_) => None,
+/// The services of a namespace: a run, as they are sorted by it.
+fn services<'p>(
+    policy: &'p Policy,
+    namespace: &'p Arc<str>,
+) -> impl Iterator<Item = &'p ServiceName> {
+    let first = ServiceName {
+        namespace: Arc::clone(namespace),
+        name: "".into(),
     };
-    let run = first
-        .map(|first| policy.services.range(first..))
-        .into_iter()
-        .flatten();
-    run.map(|(_, service)| service)
-        .take_while(move |service| match target {
-            Target::Service(name) => service.name == *name,
-            Target::Namespace(namespace) => service.name.namespace == *namespace,
-            Target::Cidr(_) => false,
-        })
+    let run = policy.services.range(first..).map(|(name, _)| name);
+    run.take_while(move |name| name.namespace == *namespace)
 }

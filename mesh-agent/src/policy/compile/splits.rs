@@ -24,10 +24,12 @@ pub(super) fn tables(policy: &Policy, frontends: &Frontends<'_>, ids: &mut Ids) 
         by_service.entry(&split.service).or_default().push(split);
     }
     let mut tables = Tables::default();
-    for ((name, port), frontend) in frontends {
-        let service = &policy.services[*name];
+    for name in policy.services.keys() {
+        let (service, ids_of_ports) = &frontends[name];
         let splits = by_service.get(name).map(Vec::as_slice).unwrap_or_default();
-        tables.add_frontend(service, *port, *frontend, splits, ids);
+        for (port, frontend) in ids_of_ports.iter().enumerate() {
+            tables.add_frontend(service, port, *frontend, splits, ids);
+        }
     }
     tables.splits.sort_unstable_by_key(|(key, _)| *key);
     tables
@@ -86,7 +88,7 @@ impl Tables {
             .map(|(weight, set)| weight_of(set, *weight))
             .collect();
         let order = spread(&weights);
-        let start = self.schedule.len();
+
         let headers = self.add_sets(endpoints, first, sets, &order);
         let offset = self.schedule.len() as u32;
         let mut ranks = vec![0u32; sets.len()];

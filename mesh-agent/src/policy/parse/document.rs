@@ -46,6 +46,10 @@ impl<'s> Document<'s> {
         }
     }
 
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
     pub(crate) fn text(&self) -> &'s str {
         self.text
     }

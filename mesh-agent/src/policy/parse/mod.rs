@@ -4,6 +4,7 @@
 //! across all files (`names`, `nodes`, `services`, `splits`, `rules`). Where something could
 //! not be understood, only problems that it cannot have caused are reported.
 
+mod again;
 mod declare;
 pub(crate) mod decode;
 pub(crate) mod document;
@@ -19,12 +20,15 @@ mod tests;
 mod weights;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use toml::de::DeTable;
 
+pub use self::again::{Previous, parse_again};
 use self::declare::Declared;
 use self::document::{Document, Located};
 use self::names::Names;
@@ -52,24 +56,30 @@ pub struct Parsed {
     pub policy: Option<Policy>,
     /// All problems of all files, in the order of files and lines.
     pub diagnostics: Vec<Diagnostic>,
+    /// The files that hold nothing but rules.
+    pub rule_files: BTreeSet<Arc<str>>,
 }
 
-/// Reads and parses a directory, with the problems of both in one list.
-pub fn load(directory: &Path, belief: Belief, local: &LocalNode) -> (SourceSet, Parsed) {
+/// Reads and parses a directory, with the problems of both in one list. What `previous` tells
+/// already is not parsed again.
+pub fn load(
+    directory: &Path,
+    belief: Belief,
+    local: &LocalNode,
+    previous: Option<Previous<'_>>,
+) -> (SourceSet, Parsed) {
     let (sources, mut diagnostics, readable) = match source::read_believing(directory, belief) {
         Ok((sources, warnings)) => (sources, warnings, true),
         Err(error) => (error.readable, error.diagnostics, false),
     };
-    let parsed = parse(&sources, local);
-    diagnostics.extend(parsed.diagnostics);
-    let policy = parsed.policy.filter(|_| readable);
-    (
-        sources,
-        Parsed {
-            policy,
-            diagnostics,
-        },
-    )
+    let again = previous
+        .filter(|_| readable)
+        .and_then(|previous| parse_again(previous, &sources, local));
+    let mut parsed = again.unwrap_or_else(|| parse(&sources, local));
+    diagnostics.append(&mut parsed.diagnostics);
+    parsed.diagnostics = diagnostics;
+    parsed.policy = parsed.policy.filter(|_| readable);
+    (sources, parsed)
 }
 
 /// Parses all files together.
@@ -91,8 +101,12 @@ pub fn parse(sources: &SourceSet, local: &LocalNode) -> Parsed {
         incomplete: sources.incomplete || problems.has_errors(),
         ..Declared::default()
     };
+    let mut rule_files = BTreeSet::new();
     for (document, table) in &tables {
         declared.read(document, table, &mut problems);
+        if holds_only_rules(table) {
+            rule_files.insert(Arc::clone(document.name()));
+        }
     }
     if sources.files.is_empty() && !sources.incomplete {
         problems.push(empty());
@@ -101,7 +115,15 @@ pub fn parse(sources: &SourceSet, local: &LocalNode) -> Parsed {
     Parsed {
         policy: (!problems.has_errors()).then_some(policy),
         diagnostics: problems.into_sorted(),
+        rule_files,
     }
+}
+
+/// Whether nothing of a file but its own rules depends on it.
+fn holds_only_rules(table: &DeTable<'_>) -> bool {
+    table
+        .keys()
+        .all(|key| matches!(&**key.get_ref(), "allow" | "deny"))
 }
 
 fn empty() -> Diagnostic {

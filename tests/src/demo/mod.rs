@@ -1,0 +1,144 @@
+//! The demo: an agent with the example policy, real services, real calls, and what came of them.
+//!
+//! Everything it prints is taken from what happened: the callers' own counts, the agent's status
+//! and its metrics. What differs from the policy is said, and makes it fail.
+
+mod calls;
+mod findings;
+mod hints;
+mod serve;
+mod stage;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use nix::unistd::geteuid;
+
+use self::calls::Calls;
+use self::findings::Findings;
+use self::stage::Stage;
+use crate::interrupt::Interrupt;
+
+/// The policy the README shows.
+const POLICY: &str = include_str!("../../../examples/conf.d/10-shop.toml");
+/// Its name as a file.
+const POLICY_FILE: &str = "10-shop.toml";
+/// What clients of payments dial.
+const VIP: &str = "10.96.0.10:80";
+/// Calls by somebody whom no rule allows, to the VIP and around it.
+const INTRUSIONS: u64 = 3;
+
+/// See the mesh at work: an agent, three services and one intruder, on this host.
+///
+/// Runs in a network namespace and a cgroup subtree of its own and leaves nothing behind.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-demo", args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(Debug, Args)]
+struct Options {
+    /// Leave everything up until Ctrl-C, in the host's network namespace, to try things out.
+    #[arg(long)]
+    keep: bool,
+    /// How many requests checkout sends, each over a connection of its own.
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    requests: u64,
+    /// Where payments v1 and v2 listen on 127.0.0.1.
+    #[arg(long, value_name = "V1,V2", value_delimiter = ',', num_args = 2,
+          default_values_t = [8081, 8082])]
+    ports: Vec<u16>,
+}
+
+/// What this program does as a child of itself.
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serve HTTP.
+    #[command(hide = true)]
+    Serve(serve::Args),
+    /// Send HTTP requests.
+    #[command(hide = true)]
+    Call(calls::Args),
+}
+
+/// A process of the demo, as its command line says it.
+#[derive(Debug, Args)]
+struct Identity {
+    /// The cgroup it moves itself into.
+    #[arg(long)]
+    cgroup: PathBuf,
+    /// What it calls itself.
+    #[arg(long)]
+    name: String,
+}
+
+/// Runs the demo, or one of the processes in it; whether all went as the policy says.
+///
+/// # Errors
+///
+/// Something cannot be set up, or Ctrl-C.
+pub fn run(cli: &Cli) -> Result<bool> {
+    match &cli.role {
+        Some(Role::Serve(args)) => serve::run(args).map(|()| true),
+        Some(Role::Call(args)) => calls::run(args).map(|()| true),
+        None => show(&cli.options),
+    }
+}
+
+fn show(options: &Options) -> Result<bool> {
+    if !geteuid().is_root() {
+        bail!("it loads programs into the kernel: run it as root");
+    }
+    let interrupt = Interrupt::catch()?;
+    let as_expected = perform(options, &interrupt);
+    if interrupt.happened() && !options.keep {
+        bail!("interrupted; everything is taken down again");
+    }
+    as_expected
+}
+
+fn perform(options: &Options, interrupt: &Interrupt) -> Result<bool> {
+    let stage = Stage::set_up(options)?;
+    print!("{stage}");
+    let paying = stage.call("checkout", VIP, options.requests)?;
+    let packets = stage.loopback_packets()?;
+    let intruding = stage.call("intruder", VIP, INTRUSIONS)?;
+    let around = stage.call("intruder", &stage.endpoint(0).to_string(), INTRUSIONS)?;
+    let findings = Findings::collect(
+        &stage,
+        Traffic {
+            requests: options.requests,
+            paying,
+            intruding,
+            around,
+            around_to: stage.endpoint(0),
+            packets: stage.loopback_packets()? - packets,
+        },
+    )?;
+    print!("{findings}");
+    if options.keep && !interrupt.happened() {
+        print!("{}", hints::text(&stage));
+        interrupt.wait();
+        println!("\ntaking everything down");
+    }
+    Ok(findings.as_expected())
+}
+
+/// What was called, and what came of it.
+#[derive(Debug)]
+struct Traffic {
+    requests: u64,
+    paying: Calls,
+    intruding: Calls,
+    around: Calls,
+    around_to: SocketAddr,
+    /// Packets on loopback while the intruder called.
+    packets: u64,
+}
