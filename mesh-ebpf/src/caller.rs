@@ -29,6 +29,19 @@ impl Process {
         }
     }
 
+    /// This process, which is the current one, in the cgroup that says which service it is.
+    #[inline(always)]
+    pub(crate) fn attributed(&self, policy: &InForce) -> Self {
+        let mut cgroup = self.cgroup;
+        if cgroup_subject(policy, cgroup) == Subject::UNKNOWN.0 {
+            cgroup = inherited(policy);
+        }
+        Self {
+            cgroup,
+            uid: self.uid,
+        }
+    }
+
     /// The subject of this process; [`Subject::UNKNOWN`] if its cgroup has not been seen.
     #[inline(always)]
     pub(crate) fn subject(&self, policy: &InForce) -> u32 {
@@ -55,11 +68,7 @@ impl Caller {
     /// The current process as a caller.
     #[inline(always)]
     pub(crate) fn current(policy: &InForce, process: &Process) -> Self {
-        let mut subject = process.subject(policy);
-        if subject == Subject::UNKNOWN.0 {
-            subject = inherited(policy);
-        }
-        Self::of(policy, subject)
+        Self::of(policy, process.attributed(policy).subject(policy))
     }
 
     /// `subject` as a caller.
@@ -96,27 +105,30 @@ fn cgroup_subject(policy: &InForce, cgroup: u64) -> u32 {
     identity.subject[(policy.slot & 1) as usize]
 }
 
-/// The service an unseen cgroup belongs to by its ancestors. Only a service is inherited: below
-/// a cgroup of no service there may be one that just was not seen.
+/// The cgroup whose service an unseen one belongs to: its nearest ancestor that has been seen;
+/// 0 if there is none. Only a service is inherited: below a cgroup of no service there may be
+/// one that just was not seen.
 #[inline(never)]
-fn inherited(policy: &InForce) -> u32 {
+fn inherited(policy: &InForce) -> u64 {
     if policy.header.flags & header_flag::NESTED_SELECTORS != 0 {
-        return Subject::UNKNOWN.0;
+        return 0;
     }
-    let mut nearest = Subject::UNKNOWN.0;
+    let mut nearest = 0;
+    let mut subject = Subject::UNKNOWN.0;
     for level in 0..MAX_DEPTH {
         // SAFETY: the helper takes any level and returns 0 where there is none.
         let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
         if ancestor == 0 {
             break;
         }
-        let subject = cgroup_subject(policy, ancestor);
-        if subject != Subject::UNKNOWN.0 {
-            nearest = subject;
+        let seen = cgroup_subject(policy, ancestor);
+        if seen != Subject::UNKNOWN.0 {
+            nearest = ancestor;
+            subject = seen;
         }
     }
-    if nearest < Subject::FIRST_NAMED {
-        Subject::UNKNOWN.0
+    if subject < Subject::FIRST_NAMED {
+        0
     } else {
         nearest
     }

@@ -45,6 +45,8 @@ pub(super) struct PolicyMaps {
     egress: Egress,
     selectors: Selectors,
     cgroups: HashMap<MapData, u64, CgroupIdentity>,
+    /// Whether every cgroup is attributed under a slot's selectors, as far as this agent knows.
+    attributed: [bool; SLOTS as usize],
     hierarchy: Hierarchy,
 }
 
@@ -81,6 +83,7 @@ impl PolicyMaps {
             egress: Table::new(take(ebpf, "EGRESS")?)?,
             selectors: Table::new(take(ebpf, "SELECTORS")?)?,
             cgroups: take(ebpf, "CGROUPS")?.try_into()?,
+            attributed: [false; SLOTS as usize],
             hierarchy,
         })
     }
@@ -105,7 +108,10 @@ impl PolicyMaps {
         id_epoch: u64,
     ) -> Result<Touched, MapError> {
         let slot = self.active_slot()?.map_or(0, |slot| (slot + 1) % SLOTS);
-        let same_selectors = self.selectors.entries(slot) == Some(entries.selectors.as_slice());
+        let same_selectors = self.attributed[slot as usize]
+            && self.selectors.entries(slot) == Some(entries.selectors.as_slice());
+        // An error on the way must not look like work that is done when it is tried again.
+        self.attributed[slot as usize] = false;
         let touched = self.write(slot, entries)?;
         let header = PolicyHeader {
             revision,
@@ -120,6 +126,7 @@ impl PolicyMaps {
             self.selectors.quiesce(slot)?;
             self.attribute_all(slot, &entries.selectors)?;
         }
+        self.attributed[slot as usize] = true;
         self.active.set(
             0,
             Active {
@@ -186,6 +193,7 @@ impl PolicyMaps {
             egress,
             selectors,
             cgroups: _,
+            attributed: _,
             hierarchy: _,
         } = self;
         thread::scope(|scope| {
@@ -207,16 +215,29 @@ impl PolicyMaps {
         })
     }
 
-    /// Attributes every cgroup that exists under the selectors of `slot`.
+    /// Attributes every cgroup that exists under the selectors of `slot`. One that there is no
+    /// room for stays unknown: its calls to protected services are denied.
     fn attribute_all(&mut self, slot: u32, selectors: &[Selector]) -> Result<(), MapError> {
         let root = self.hierarchy.prefix().len();
+        let mut forgotten = 0;
         for cgroup in self.hierarchy.walk() {
-            let mut identity = self.cgroups.get(&cgroup.id, 0).unwrap_or_default();
+            let known = self.cgroups.get(&cgroup.id, 0).ok();
+            let mut identity = known.unwrap_or_default();
             let subject = attribute(&cgroup, selectors, root).0;
             let place = &mut identity.subject[slot as usize];
-            if std::mem::replace(place, subject) != subject {
-                self.cgroups.insert(cgroup.id, identity, 0)?;
+            if std::mem::replace(place, subject) == subject {
+                continue;
             }
+            match self.cgroups.insert(cgroup.id, identity, 0) {
+                Err(_) if known.is_none() => forgotten += 1,
+                result => result?,
+            }
+        }
+        if forgotten > 0 {
+            tracing::error!(
+                cgroups = forgotten,
+                "cgroups cannot be remembered: their calls to protected services fail"
+            );
         }
         Ok(())
     }
