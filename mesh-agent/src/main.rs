@@ -78,6 +78,7 @@ fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u
 }
 
 fn run_agent(config: AgentConfig) -> u8 {
+    mesh_sys::memory::share_one_heap();
     log_to_stderr(config.log.level);
     match agent::run(config) {
         Ok(()) => 0,
