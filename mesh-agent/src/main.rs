@@ -16,7 +16,9 @@ use mesh_agent::policy::compile::compile;
 use mesh_agent::policy::diagnostic::Diagnostic;
 use mesh_agent::policy::ids::Ids;
 use mesh_agent::policy::model::Policy;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -77,6 +79,7 @@ fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u
 }
 
 fn run_agent(config: AgentConfig) -> u8 {
+    mesh_sys::memory::share_one_heap();
     log_to_stderr(config.log.level);
     match agent::run(config) {
         Ok(()) => 0,
@@ -106,16 +109,28 @@ fn with_causes(error: &dyn Error) -> String {
     text
 }
 
-/// `MESH_LOG` beats the file, in tracing-subscriber's syntax.
+/// `MESH_LOG` beats the file: a level, or `target=level` separated by commas.
 fn log_to_stderr(level: LogLevel) {
-    let filter =
-        EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("MESH_LOG").ok();
+    let filter = wanted.as_deref().unwrap_or(level.name()).parse::<Targets>();
+    let (filter, problem) = match filter {
+        Ok(filter) => (filter, None),
+        Err(error) => (
+            Targets::new().with_default(tracing::Level::INFO),
+            Some(error),
+        ),
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(color())
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
+    if let Some(error) = problem {
+        tracing::warn!(%error, "MESH_LOG makes no sense");
+    }
 }
 
 fn check(directory: Option<std::path::PathBuf>, config: &Path, output: Output) -> u8 {

@@ -1,8 +1,10 @@
-//! The few bpf(2) calls the agent needs and aya 0.14 does not offer.
+//! The few bpf(2) calls the agent needs and aya 0.14 does not offer, and its heap.
 //!
 //! Comes in: file descriptors and paths. Goes out: file descriptors and program ids. This is
 //! the only userspace crate with `unsafe` code, so that the agent can forbid it.
 #![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod memory;
 
 use std::ffi::CString;
 use std::io;

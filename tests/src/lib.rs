@@ -5,6 +5,7 @@
 //! down when it is dropped, also after a panic.
 
 pub mod agent;
+pub mod bench;
 pub mod cgroup;
 pub mod demo;
 pub mod host;
