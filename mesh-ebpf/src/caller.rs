@@ -29,6 +29,17 @@ impl Process {
         }
     }
 
+    /// The one that makes the call, where its cgroup has not been seen with the cgroup that it
+    /// inherits its service from.
+    #[inline(always)]
+    pub(crate) fn current_or_above(policy: &InForce) -> Self {
+        let mut process = Self::current();
+        if process.subject(policy) == Subject::UNKNOWN.0 {
+            process.cgroup = service_above(policy);
+        }
+        process
+    }
+
     /// The subject of this process; [`Subject::UNKNOWN`] if its cgroup has not been seen.
     #[inline(always)]
     pub(crate) fn subject(&self, policy: &InForce) -> u32 {
@@ -57,7 +68,7 @@ impl Caller {
     pub(crate) fn current(policy: &InForce, process: &Process) -> Self {
         let mut subject = process.subject(policy);
         if subject == Subject::UNKNOWN.0 {
-            subject = inherited(policy);
+            subject = cgroup_subject(policy, service_above(policy));
         }
         Self::of(policy, subject)
     }
@@ -96,14 +107,15 @@ fn cgroup_subject(policy: &InForce, cgroup: u64) -> u32 {
     identity.subject[(policy.slot & 1) as usize]
 }
 
-/// The service an unseen cgroup belongs to by its ancestors. Only a service is inherited: below
-/// a cgroup of no service there may be one that just was not seen.
+/// The nearest cgroup above an unseen one that has been seen, if it is a service's; else 0,
+/// which is no cgroup. Only a service is inherited: below a cgroup of no service there may be
+/// one that just was not seen.
 #[inline(never)]
-fn inherited(policy: &InForce) -> u32 {
+fn service_above(policy: &InForce) -> u64 {
     if policy.header.flags & header_flag::NESTED_SELECTORS != 0 {
-        return Subject::UNKNOWN.0;
+        return 0;
     }
-    let mut nearest = Subject::UNKNOWN.0;
+    let mut nearest = 0;
     for level in 0..MAX_DEPTH {
         // SAFETY: the helper takes any level and returns 0 where there is none.
         let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
@@ -111,13 +123,11 @@ fn inherited(policy: &InForce) -> u32 {
             break;
         }
         let subject = cgroup_subject(policy, ancestor);
-        if subject != Subject::UNKNOWN.0 {
-            nearest = subject;
+        if subject >= Subject::FIRST_NAMED {
+            nearest = ancestor;
+        } else if subject != Subject::UNKNOWN.0 {
+            nearest = 0;
         }
     }
-    if nearest < Subject::FIRST_NAMED {
-        Subject::UNKNOWN.0
-    } else {
-        nearest
-    }
+    nearest
 }

@@ -25,7 +25,7 @@ pub(crate) fn remember_creator(socket: &SockContext) {
     let Some(policy) = InForce::current() else {
         return;
     };
-    let process = Process::current();
+    let process = Process::current_or_above(&policy);
     if process.subject(&policy) < Subject::FIRST_NAMED {
         return;
     }
