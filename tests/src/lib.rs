@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod cgroup;
 pub mod host;
+mod leftovers;
 pub mod mesh;
 pub mod netns;
 pub mod peer;

@@ -212,6 +212,29 @@ fn a_cgroup_that_was_not_seen_is_its_ancestors_service_or_nobody() {
     });
 }
 
+#[test]
+fn not_knowing_who_calls_denies_only_what_is_protected() {
+    host::run("unprotected", |sandbox| {
+        let policy = POLICY.replace("default = \"deny\"", "default = \"allow\"");
+        let mut mesh = Mesh::start(sandbox, &policy);
+        let _server = serve(&mesh);
+        let cgroup = too_long("system.slice/other.service");
+        let mut peer = mesh.peer(&cgroup);
+        // An endpoint is reached as if there were no mesh; a VIP leads nowhere without one.
+        let endpoint = Dial::tcp("127.0.0.1:8081".parse().expect("an address"));
+        let outcome = peer.dial_once(endpoint).expect("an outcome");
+        let nobody = Decision::of_reason("unknown-caller", "unknown", "shop/payments");
+        let anyway = Decision {
+            verdict: "allowed".into(),
+            ..nobody.clone()
+        };
+        mesh.expect_allowed(&outcome, "v1", anyway);
+        let outcome = peer.dial_once(dial()).expect("an outcome");
+        mesh.expect_denied(&outcome, nobody, Call::tcp(VIP).from_cgroup(&cgroup));
+        mesh.settle();
+    });
+}
+
 /// Moves the peer into a new cgroup, where it connects as the first thing it does, and out of
 /// it, and removes the cgroup.
 fn visit(peer: &mut Peer, home: &Path, cgroup: &Path) -> Outcome {
