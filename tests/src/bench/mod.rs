@@ -74,7 +74,7 @@ enum Measure {
 }
 
 /// How long to measure, and what can end it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Effort<'a> {
     rounds: usize,
     /// Connections in a batch: less than a listen queue holds.
