@@ -122,10 +122,12 @@ fn measure(options: &Options) -> Result<bool> {
         &options.names
     };
     for measure in chosen {
-        match measure.run(&effort, &mut report) {
-            Err(_) if interrupt.happened() => bail!("interrupted; everything is taken down again"),
-            result => result?,
+        let measured = measure.run(&effort, &mut report);
+        // Ctrl-C also ends the children, which is then what the error is about.
+        if interrupt.happened() {
+            bail!("interrupted; everything is taken down again");
         }
+        measured?;
     }
     print!("{}", report.verdict());
     Ok(report.misses() == 0 || !options.check)
