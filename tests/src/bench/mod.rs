@@ -74,7 +74,7 @@ enum Measure {
 }
 
 /// How long to measure, and what can end it.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Effort<'a> {
     rounds: usize,
     /// Connections in a batch: less than a listen queue holds.
@@ -122,10 +122,12 @@ fn measure(options: &Options) -> Result<bool> {
         &options.names
     };
     for measure in chosen {
-        match measure.run(&effort, &mut report) {
-            Err(_) if interrupt.happened() => bail!("interrupted; everything is taken down again"),
-            result => result?,
+        let measured = measure.run(&effort, &mut report);
+        // Ctrl-C also ends the children, which is then what the error is about.
+        if interrupt.happened() {
+            bail!("interrupted; everything is taken down again");
         }
+        measured?;
     }
     print!("{}", report.verdict());
     Ok(report.misses() == 0 || !options.check)

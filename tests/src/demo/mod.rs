@@ -52,9 +52,15 @@ struct Options {
           value_parser = clap::value_parser!(u64).range(1..=20_000))]
     requests: u64,
     /// Where payments v1 and v2 listen on 127.0.0.1.
-    #[arg(long, value_name = "V1,V2", value_delimiter = ',', num_args = 2,
-          default_values_t = [8081, 8082])]
-    ports: Vec<u16>,
+    #[arg(long, value_name = "V1,V2", default_value = "8081,8082", value_parser = ports)]
+    ports: [u16; 2],
+}
+
+fn ports(text: &str) -> Result<[u16; 2], String> {
+    let ports: Option<Vec<u16>> = text.split(',').map(|port| port.parse().ok()).collect();
+    let pair = ports.and_then(|ports| <[u16; 2]>::try_from(ports).ok());
+    pair.filter(|[one, two]| one != two && *one > 0 && *two > 0)
+        .ok_or_else(|| "two different ports are needed, such as 18081,18082".into())
 }
 
 /// What this program does as a child of itself.
@@ -141,4 +147,19 @@ struct Traffic {
     around_to: SocketAddr,
     /// Packets on loopback while the intruder called.
     packets: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_two() {
+        let parse = |ports: &str| Cli::try_parse_from(["mesh-demo", "--ports", ports]);
+        let options = parse("18081,18082").expect("two ports").options;
+        assert_eq!(options.ports, [18081, 18082]);
+        for wrong in ["18081", "1,2,3", "a,b", "7,7", "0,1", ""] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
 }
