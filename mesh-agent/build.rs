@@ -12,6 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Error, Result, anyhow, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf::SHT_STRTAB;
 
 fn main() {
     // An error fails the build by itself; a failing exit code would add a dump of this output.
@@ -38,8 +40,31 @@ fn build() -> Result<()> {
     let linker = Linker::find()?;
     println!("cargo::rustc-env=MESH_BPF_TOOLCHAIN={}", compiler.label());
     let built = compile(workspace, &compiler, &linker)?;
-    fs::copy(&built, &object).with_context(|| format!("cannot copy {}", built.display()))?;
-    Ok(())
+    let stripped = fs::read(&built)
+        .map_err(Error::from)
+        .and_then(|object| strip(&object));
+    let stripped = stripped.with_context(|| format!("cannot strip {}", built.display()))?;
+    fs::write(&object, stripped).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// Leaves out the DWARF, most of the object, which only the making of BTF needs: the agent
+/// would hold it in memory.
+fn strip(object: &[u8]) -> Result<Vec<u8>> {
+    let mut builder = Builder::read(object)?;
+    for section in builder.sections.iter_mut() {
+        let name = section.name.to_vec();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    // LLVM keeps the names of sections among those of symbols, which the writer does not.
+    let names = builder.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Names everything outside this package that the result depends on.

@@ -1,6 +1,7 @@
 //! The `mesh-agent` command: parses the command line and calls the module of the command.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -15,7 +16,9 @@ use mesh_agent::policy::compile::compile;
 use mesh_agent::policy::diagnostic::Diagnostic;
 use mesh_agent::policy::ids::Ids;
 use mesh_agent::policy::model::Policy;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Something failed.
 const FAILED: u8 = 1;
@@ -76,6 +79,7 @@ fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u
 }
 
 fn run_agent(config: AgentConfig) -> u8 {
+    mesh_sys::memory::share_one_heap();
     log_to_stderr(config.log.level);
     match agent::run(config) {
         Ok(()) => 0,
@@ -85,22 +89,48 @@ fn run_agent(config: AgentConfig) -> u8 {
             INVALID
         }
         Err(error) => {
-            tracing::error!("{error}");
+            tracing::error!("{}", with_causes(&error));
             FAILED
         }
     }
 }
 
-/// `MESH_LOG` beats the file, in tracing-subscriber's syntax.
+/// An error and what it is due to, where that does not repeat it.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text += &format!(": {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// `MESH_LOG` beats the file: a level, or `target=level` separated by commas.
 fn log_to_stderr(level: LogLevel) {
-    let filter =
-        EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(level.name()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("MESH_LOG").ok();
+    let filter = wanted.as_deref().unwrap_or(level.name()).parse::<Targets>();
+    let (filter, problem) = match filter {
+        Ok(filter) => (filter, None),
+        Err(error) => (
+            Targets::new().with_default(tracing::Level::INFO),
+            Some(error),
+        ),
+    };
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(color())
-        .with_target(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(filter)
         .init();
+    if let Some(error) = problem {
+        tracing::warn!(%error, "MESH_LOG makes no sense");
+    }
 }
 
 fn check(directory: Option<std::path::PathBuf>, config: &Path, output: Output) -> u8 {

@@ -213,6 +213,10 @@ impl<'a> Call<'a> {
     /// Routes a datagram; whether its flow was known.
     #[inline(always)]
     fn send(&self) -> Result<bool, Reason> {
+        if let Some(endpoint) = self.connected() {
+            self.count_udp(&endpoint, 0, 1);
+            return Ok(true);
+        }
         let Some(flows) = self.ctx.storage_or_new(&UDP_SOCKETS) else {
             count::own(Counter::SocketStorageFailed);
             return Err(Reason::NoSocketStorage);
@@ -249,6 +253,22 @@ impl<'a> Call<'a> {
         self.count_udp(&endpoint, 1, 1);
         self.redirect(&endpoint);
         Ok(false)
+    }
+
+    /// The endpoint this socket is connected to, if that is what is dialled: a datagram on an
+    /// IPv6 socket that is connected to an IPv4 address passes here once more.
+    #[inline(always)]
+    fn connected(&self) -> Option<EndpointEntry> {
+        let state = self.ctx.storage(&SOCKETS)?;
+        let same = state.flags & socket_flag::FLOW != 0
+            && state.endpoint_port == self.dialled.port
+            && state.endpoint == self.dialled.address;
+        same.then_some(EndpointEntry {
+            address: state.endpoint,
+            version: state.version,
+            port: state.endpoint_port,
+            flags: 0,
+        })
     }
 
     /// Whether the flow's endpoint still is one of the destination.

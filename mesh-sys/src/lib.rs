@@ -1,8 +1,10 @@
-//! The few bpf(2) calls the agent needs and aya 0.14 does not offer.
+//! The few bpf(2) calls the agent needs and aya 0.14 does not offer, and its heap.
 //!
 //! Comes in: file descriptors and paths. Goes out: file descriptors and program ids. This is
 //! the only userspace crate with `unsafe` code, so that the agent can forbid it.
 #![deny(unsafe_op_in_unsafe_fn)]
+
+pub mod memory;
 
 use std::ffi::CString;
 use std::io;
@@ -12,7 +14,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
 
 /// From include/uapi/asm-generic/socket.h.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -57,6 +59,23 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let mut attr = empty_attr();
     attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
     let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: a new file descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Makes a map of `slots` maps that are like `inner` (`BPF_MAP_CREATE`).
+///
+/// # Errors
+///
+/// The kernel's error.
+pub fn create_array_of_maps(slots: u32, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mut attr = empty_attr();
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    attr.__bindgen_anon_1.key_size = size_of::<u32>() as u32;
+    attr.__bindgen_anon_1.value_size = size_of::<u32>() as u32;
+    attr.__bindgen_anon_1.max_entries = slots;
+    attr.__bindgen_anon_1.inner_map_fd = inner.as_raw_fd() as u32;
+    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
     // SAFETY: a new file descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }

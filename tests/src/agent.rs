@@ -1,5 +1,6 @@
 //! The agent as a process.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -162,16 +163,32 @@ pub fn get(sandbox: &Sandbox, path: &str) -> io::Result<String> {
 ///
 /// The agent does not answer.
 pub fn metric(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)]) -> io::Result<f64> {
+    let has = |found: &BTreeMap<String, String>, (label, value): &(&str, &str)| {
+        found.get(*label).is_some_and(|found| found == value)
+    };
+    let all = series(sandbox, name)?;
+    let matching = all
+        .iter()
+        .filter(|(found, _)| labels.iter().all(|label| has(found, label)));
+    Ok(matching.map(|(_, value)| value).sum())
+}
+
+/// The series of the metric `name`: labels and value.
+///
+/// # Errors
+///
+/// The agent does not answer.
+pub fn series(sandbox: &Sandbox, name: &str) -> io::Result<Vec<(BTreeMap<String, String>, f64)>> {
     let body = get(sandbox, "/metrics")?;
     let of_series = |line: &str| {
         let rest = line
             .strip_prefix(name)
             .filter(|rest| rest.starts_with(['{', ' ']))?;
-        let has = |(label, value): &(&str, &str)| rest.contains(&format!("{label}=\"{value}\""));
-        labels
-            .iter()
-            .all(has)
-            .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        let (labels, value) = rest.rsplit_once(' ')?;
+        let labels = labels.trim_matches(['{', '}']).split("\",");
+        let pairs = labels.filter_map(|pair| pair.split_once("=\""));
+        let pairs = pairs.map(|(name, value)| (name.into(), value.trim_matches('"').into()));
+        Some((pairs.collect(), value.parse().ok()?))
     };
-    Ok(body.lines().filter_map(of_series).sum())
+    Ok(body.lines().filter_map(of_series).collect())
 }

@@ -5,11 +5,13 @@
 //! down when it is dropped, also after a panic.
 
 pub mod agent;
+pub mod bench;
 pub mod cgroup;
 pub mod demo;
 pub mod host;
 pub mod interrupt;
 pub mod kernel;
+pub mod mesh;
 pub mod netns;
 pub mod observe;
 pub mod peer;
@@ -18,6 +20,7 @@ pub mod shop;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;
+pub use mesh::Mesh;
 pub use peer::Peer;
 pub use sandbox::Sandbox;
 pub use shop::Shop;

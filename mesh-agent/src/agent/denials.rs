@@ -80,18 +80,29 @@ impl Denials {
             pid: record.pid,
             uid: record.uid,
             comm: comm(&record.comm),
-            cgroup: self.path(record.cgroup),
+            cgroup: self.path(record.cgroup, record.pid),
             hook: Hook(record.hook).name().into(),
             count: 1,
         }
     }
 
-    /// Path of a cgroup, if it still exists.
-    fn path(&mut self, id: u64) -> Option<String> {
+    /// Path of a cgroup, if it still exists: that of the process, if it is still there, or
+    /// the one that a walk over the hierarchy finds, which is not done for every record.
+    fn path(&mut self, id: u64, pid: u32) -> Option<String> {
+        if let Some(path) = self.paths.get(&id) {
+            return Some(path.clone());
+        }
+        if let Some(cgroup) = self.hierarchy.of_process(pid).filter(|it| it.id == id) {
+            if self.paths.len() >= REMEMBERED * 16 {
+                self.paths.clear();
+            }
+            self.paths.insert(id, cgroup.path.clone());
+            return Some(cgroup.path);
+        }
         let due = self
             .looked
             .is_none_or(|looked| looked.elapsed() > LOOK_AGAIN);
-        if !self.paths.contains_key(&id) && due {
+        if due {
             self.looked = Some(Instant::now());
             let walk = self.hierarchy.walk().into_iter().take(REMEMBERED * 16);
             self.paths = walk.map(|cgroup| (cgroup.id, cgroup.path)).collect();

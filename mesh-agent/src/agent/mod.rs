@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_common::DenialRecord;
+use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
 use self::denials::Denials;
@@ -142,6 +143,8 @@ impl Agent {
         });
         agent.first_policy(sources)?;
         lock(&agent.dataplane).attach()?;
+        // The kernel object and its BTF are gone, and so is what reading the files took.
+        memory::give_back();
         agent.ready.store(true, Ordering::Release);
         let reader = Arc::clone(&agent);
         let records = records.read(move |record| reader.record(record))?;
@@ -204,6 +207,7 @@ impl Agent {
         })?;
         state.rejected = None;
         let revision = state.current.as_ref().map_or(0, |current| current.revision);
+        memory::give_back();
         Ok(Reloaded { revision, digest })
     }
 

@@ -86,6 +86,17 @@ impl Hierarchy {
         self.walk().into_iter().map(path).collect()
     }
 
+    /// The cgroup that a process is in now, if it still exists.
+    pub fn of_process(&self, pid: u32) -> Option<Cgroup> {
+        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let path = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
+        let directory = self.mount.join(path.trim_start_matches('/'));
+        Some(Cgroup {
+            id: fs::metadata(directory).ok()?.ino(),
+            path: path.to_owned(),
+        })
+    }
+
     /// The mesh's root cgroup and all below it. Cgroups that vanish meanwhile are left out.
     pub fn walk(&self) -> Vec<Cgroup> {
         let mut found = Vec::new();

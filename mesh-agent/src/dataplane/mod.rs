@@ -70,6 +70,7 @@ impl Dataplane {
             root: hierarchy.prefix(),
             log_level: options.log_level,
         };
+        policy_maps::prepare(&pins)?;
         let mut ebpf = programs::load(&pins, globals)?;
         let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
         let records = Records::new(&mut ebpf)?;

@@ -14,29 +14,53 @@ use mesh_common::{
 
 use super::DataplaneError;
 use super::cgroup::{Cgroup, Hierarchy};
+use super::pins::Pins;
 use super::table::{Table, Touched};
 use crate::policy::compile::Entries;
 
 /// `BPF_NOEXIST`: insert only.
 const NO_EXIST: u64 = 1;
 
+type Destinations = Table<HashMap<MapData, SocketKey, Destination>>;
+type Rules = Table<HashMap<MapData, RuleKey, RuleSlots>>;
+type Subjects = Table<HashMap<MapData, u32, SubjectInfo>>;
+type Uids = Table<HashMap<MapData, u32, u32>>;
+type Splits = Table<HashMap<MapData, SplitKey, Split>>;
+type Schedule = Table<Array<MapData, ScheduleSlot>>;
+type Endpoints = Table<Array<MapData, EndpointEntry>>;
+type Egress = Table<LpmTrie<MapData, EgressKey, RuleSlots>>;
+type Selectors = Table<Array<MapData, Selector>>;
+
 /// The maps of the policy, and of the cgroups it attributes.
 pub(super) struct PolicyMaps {
     active: Array<MapData, Active>,
     headers: Array<MapData, PolicyHeader>,
-    destinations: Table<HashMap<MapData, SocketKey, Destination>>,
-    rules: Table<HashMap<MapData, RuleKey, RuleSlots>>,
-    subjects: Table<HashMap<MapData, u32, SubjectInfo>>,
-    uids: Table<HashMap<MapData, u32, u32>>,
-    splits: Table<HashMap<MapData, SplitKey, Split>>,
-    schedule: Table<Array<MapData, ScheduleSlot>>,
-    endpoints: Table<Array<MapData, EndpointEntry>>,
-    egress: Table<LpmTrie<MapData, EgressKey, RuleSlots>>,
-    selectors: Table<Array<MapData, Selector>>,
+    destinations: Destinations,
+    rules: Rules,
+    subjects: Subjects,
+    uids: Uids,
+    splits: Splits,
+    schedule: Schedule,
+    endpoints: Endpoints,
+    egress: Egress,
+    selectors: Selectors,
     cgroups: HashMap<MapData, u64, CgroupIdentity>,
     /// Whether every cgroup is attributed under a slot's selectors, as far as this agent knows.
     attributed: [bool; SLOTS as usize],
     hierarchy: Hierarchy,
+}
+
+/// Makes the maps of maps that are not pinned yet. Before the programs are loaded.
+pub(super) fn prepare(pins: &Pins) -> Result<(), DataplaneError> {
+    Destinations::prepare(&pins.map("DESTINATIONS"))?;
+    Rules::prepare(&pins.map("RULES"))?;
+    Subjects::prepare(&pins.map("SUBJECTS"))?;
+    Uids::prepare(&pins.map("UIDS"))?;
+    Splits::prepare(&pins.map("SPLITS"))?;
+    Schedule::prepare(&pins.map("SCHEDULE"))?;
+    Endpoints::prepare(&pins.map("ENDPOINTS"))?;
+    Egress::prepare(&pins.map("EGRESS"))?;
+    Selectors::prepare(&pins.map("SELECTORS"))
 }
 
 /// Takes the map `name` out of the loaded object.

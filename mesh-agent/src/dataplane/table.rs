@@ -2,11 +2,14 @@
 
 use std::cmp::Ordering;
 use std::ops::AddAssign;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{self, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, Map, MapData, MapError};
+use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, IterableMap, Map, MapData, MapError};
 use mesh_common::{EgressKey, RuleSlots, SLOTS};
+use mesh_sys::create_array_of_maps;
 
 use super::DataplaneError;
 
@@ -39,6 +42,8 @@ pub(super) trait Inner: InnerMap + Sized {
     type Entry: Clone + PartialEq;
 
     fn create(capacity: u32) -> Result<Self, MapError>;
+
+    fn fd(&self) -> BorrowedFd<'_>;
 
     fn write(&mut self, index: usize, entry: &Self::Entry) -> Result<(), MapError>;
 
@@ -85,6 +90,10 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Inner for HashMap<MapData, K, V> {
         Self::create(capacity, NO_PREALLOC)
     }
 
+    fn fd(&self) -> BorrowedFd<'_> {
+        IterableMap::map(self).fd().as_fd()
+    }
+
     fn write(&mut self, _index: usize, (key, value): &(K, V)) -> Result<(), MapError> {
         self.insert(key, value, 0)
     }
@@ -112,6 +121,10 @@ impl<V: Pod + PartialEq> Inner for Array<MapData, V> {
         Self::create(capacity, INNER_MAP)
     }
 
+    fn fd(&self) -> BorrowedFd<'_> {
+        IterableMap::<u32, V>::map(self).fd().as_fd()
+    }
+
     fn write(&mut self, index: usize, entry: &V) -> Result<(), MapError> {
         self.set(index as u32, entry, 0)
     }
@@ -137,6 +150,10 @@ impl Inner for LpmTrie<MapData, EgressKey, RuleSlots> {
 
     fn create(capacity: u32) -> Result<Self, MapError> {
         Self::create(capacity, NO_PREALLOC)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        IterableMap::map(self).fd().as_fd()
     }
 
     fn write(&mut self, _index: usize, ((bits, key), value): &Prefix) -> Result<(), MapError> {
@@ -177,6 +194,18 @@ pub(super) struct Table<M: Inner> {
 }
 
 impl<M: Inner> Table<M> {
+    /// Makes and pins the map of maps if it is not there. aya would make one whose inner maps
+    /// have type information, and kernels before 6.2 let no map without it, such as those made
+    /// later, take their place (`bpf_map_meta_equal` in kernel/bpf/map_in_map.c).
+    pub(super) fn prepare(pin: &Path) -> Result<(), DataplaneError> {
+        if pin.exists() {
+            return Ok(());
+        }
+        let template = M::create(1)?;
+        let outer = MapData::from_fd(create_array_of_maps(SLOTS, Inner::fd(&template))?)?;
+        Ok(outer.pin(pin)?)
+    }
+
     pub(super) fn new(map: Map) -> Result<Self, DataplaneError>
     where
         ArrayOfMaps<MapData, M>: TryFrom<Map, Error = MapError>,

@@ -1,0 +1,53 @@
+//! What the agent and its maps take.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+use super::lab::Meshed;
+use super::policy;
+use super::report::{Report, mebibytes};
+use crate::agent;
+
+/// With a small policy, after traffic and scrapes.
+pub(super) fn measure(report: &mut Report) -> Result<()> {
+    report.section("memory: a small policy, after traffic and scrapes");
+    let mut meshed = Meshed::new(8001, &[policy::base(8001)])?;
+    let to = meshed.addresses.close.clone();
+    meshed.client.order("cycle", &to, 2000)?;
+    for _ in 0..3 {
+        agent::get(&meshed.sandbox, "/metrics")?;
+        agent::command(&meshed.sandbox, &["status"])?;
+    }
+    let pid = meshed.agent_pid();
+    let resident = field(pid, "status", "VmRSS:")?;
+    let met = resident <= f64::from(8 << 20);
+    report.value(
+        "agent, resident",
+        &mebibytes(resident),
+        Some(("<= 8 MiB", met)),
+    );
+    for (name, file, key) in [
+        ("  of which not backed by files", "status", "RssAnon:"),
+        ("agent, proportional (Pss)", "smaps_rollup", "Pss:"),
+    ] {
+        report.value(name, &mebibytes(field(pid, file, key)?), None);
+    }
+    let output = agent::command(&meshed.sandbox, &["status", "-o", "json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let maps = status["memory"]["maps_bytes"]
+        .as_f64()
+        .context("no maps_bytes")?;
+    let met = maps <= f64::from(2 << 20);
+    report.value("BPF maps", &mebibytes(maps), Some(("<= 2 MiB", met)));
+    Ok(())
+}
+
+/// A field of a file below /proc/PID that is in kB, in bytes.
+fn field(pid: u32, file: &str, key: &str) -> Result<f64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    let kilobytes: f64 = number.with_context(|| key.to_owned())?.parse()?;
+    Ok(kilobytes * 1024.0)
+}
