@@ -4,10 +4,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
+
+use crate::leftovers;
 
 /// A cgroup subtree; dropping it ends its processes and removes it.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl Cgroup {
     pub fn new(purpose: &str) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = mount_point()?.join(format!("mesh-{purpose}-{}-{number}", process::id()));
+        let path = mount_point()?.join(leftovers::name(purpose, number));
         fs::create_dir(&path)?;
         Ok(Self { path })
     }

@@ -11,6 +11,7 @@ pub mod demo;
 pub mod host;
 pub mod interrupt;
 pub mod kernel;
+mod leftovers;
 pub mod mesh;
 pub mod netns;
 pub mod observe;

@@ -80,6 +80,15 @@ pub struct Status {
     pub problems: Vec<String>,
     /// The latest denials.
     pub denials: Vec<Record>,
+    /// What could not be remembered.
+    pub losses: Losses,
+}
+
+/// What of the losses matters here.
+#[derive(Debug, Deserialize)]
+pub struct Losses {
+    /// UDP flows displaced by newer ones.
+    pub udp_flows_displaced: u64,
 }
 
 /// A program of the status document.

@@ -4,11 +4,14 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
+use crate::leftovers;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,7 +40,14 @@ impl Sandbox {
     ///
     /// As for [`Self::new`].
     pub fn with_admin(purpose: &str, admin: SocketAddr) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix("mesh-").tempdir()?;
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEEP: Once = Once::new();
+        SWEEP.call_once(leftovers::remove);
+        let name = leftovers::name(purpose, NEXT.fetch_add(1, Ordering::Relaxed));
+        let directory = tempfile::Builder::new()
+            .prefix(&name)
+            .rand_bytes(0)
+            .tempdir()?;
         for name in ["conf.d", "state", "run", "bpf"] {
             fs::create_dir(directory.path().join(name))?;
         }

@@ -183,6 +183,58 @@ fn the_deepest_selector_wins() {
     });
 }
 
+/// A path below `parent` that is too long for the programs to take in.
+fn too_long(parent: &str) -> String {
+    format!(
+        "{parent}/{}",
+        ["x".repeat(200), "y".repeat(200), "z".repeat(200)].join("/")
+    )
+}
+
+#[test]
+fn a_cgroup_that_was_not_seen_is_its_ancestors_service_or_nobody() {
+    host::run("unseen", |sandbox| {
+        // With this selector a cgroup below a service's could be another service's.
+        let nesting = r#"{ cgroup = "/machine.slice/box-*.scope" }"#;
+        let policy = POLICY.replace(nesting, r#"{ systemd = "box.service" }"#);
+        let mut mesh = Mesh::start(sandbox, &policy);
+        let _server = serve(&mesh);
+        let cgroup = too_long(CHECKOUT);
+        let mut peer = mesh.peer(&cgroup);
+        let outcome = peer.dial_once(dial()).expect("an outcome");
+        mesh.expect_allowed(&outcome, "v1", allowed("shop/checkout"));
+        let cgroup = too_long("system.slice/other.service");
+        let mut peer = mesh.peer(&cgroup);
+        let outcome = peer.dial_once(dial()).expect("an outcome");
+        let nobody = Decision::of_reason("unknown-caller", "unknown", "shop/payments");
+        mesh.expect_denied(&outcome, nobody, Call::tcp(VIP).from_cgroup(&cgroup));
+        mesh.settle();
+    });
+}
+
+#[test]
+fn not_knowing_who_calls_denies_only_what_is_protected() {
+    host::run("unprotected", |sandbox| {
+        let policy = POLICY.replace("default = \"deny\"", "default = \"allow\"");
+        let mut mesh = Mesh::start(sandbox, &policy);
+        let _server = serve(&mesh);
+        let cgroup = too_long("system.slice/other.service");
+        let mut peer = mesh.peer(&cgroup);
+        // An endpoint is reached as if there were no mesh; a VIP leads nowhere without one.
+        let endpoint = Dial::tcp("127.0.0.1:8081".parse().expect("an address"));
+        let outcome = peer.dial_once(endpoint).expect("an outcome");
+        let nobody = Decision::of_reason("unknown-caller", "unknown", "shop/payments");
+        let anyway = Decision {
+            verdict: "allowed".into(),
+            ..nobody.clone()
+        };
+        mesh.expect_allowed(&outcome, "v1", anyway);
+        let outcome = peer.dial_once(dial()).expect("an outcome");
+        mesh.expect_denied(&outcome, nobody, Call::tcp(VIP).from_cgroup(&cgroup));
+        mesh.settle();
+    });
+}
+
 /// Moves the peer into a new cgroup, where it connects as the first thing it does, and out of
 /// it, and removes the cgroup.
 fn visit(peer: &mut Peer, home: &Path, cgroup: &Path) -> Outcome {

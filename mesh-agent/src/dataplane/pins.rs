@@ -3,10 +3,15 @@
 //! `<bpffs>/mesh/<abi>/maps/<MAP>` and `<bpffs>/mesh/<abi>/links/<program>`. Whoever holds the
 //! lock on `<bpffs>/mesh` is the one agent.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::loaded_programs;
 use mesh_common::ABI_VERSION;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -90,22 +95,54 @@ impl Pins {
         self.directory.join("links").join(name)
     }
 
-    /// Removes every pin, of every version: enforcement ends here.
+    /// Removes every pin, of every version, and waits until the programs are gone: enforcement
+    /// ends here.
     ///
     /// Links go before maps, so that no program is left with a policy it cannot read.
     ///
     /// # Errors
     ///
-    /// What could not be removed.
+    /// What could not be removed, or programs that something else keeps alive.
     pub fn remove_all(self) -> io::Result<()> {
+        let mut programs = BTreeSet::new();
         for version in fs::read_dir(&self.root)?.flatten() {
             let links = version.path().join("links");
             if links.is_dir() {
+                programs.extend(linked_programs(&links)?);
                 fs::remove_dir_all(links)?;
             }
         }
-        fs::remove_dir_all(&self.root)
+        fs::remove_dir_all(&self.root)?;
+        wait_until_gone(&programs)
     }
+}
+
+/// Ids of the programs that the pinned links run.
+fn linked_programs(links: &Path) -> io::Result<Vec<u32>> {
+    let pins = fs::read_dir(links)?.flatten();
+    let links = pins.filter_map(|pin| PinnedLink::from_pin(pin.path()).ok());
+    Ok(links
+        .filter_map(|link| FdLink::from(link).info().ok())
+        .map(|link| link.program_id())
+        .collect())
+}
+
+/// The kernel lets go of a link's program some time after the link.
+fn wait_until_gone(programs: &BTreeSet<u32>) -> io::Result<()> {
+    let alive = || {
+        loaded_programs()
+            .flatten()
+            .any(|program| programs.contains(&program.id()))
+    };
+    for _ in 0..100 {
+        if !alive() {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(20));
+    }
+    Err(io::Error::other(
+        "the pins are removed, but something else keeps the programs alive",
+    ))
 }
 
 fn lock(root: &Path) -> Result<File, PinsError> {

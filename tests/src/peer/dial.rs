@@ -145,8 +145,9 @@ pub(super) fn connect_and_say(
     let result = named("connect", connect(socket, &to).map_err(io::Error::from));
     outcome.micros = started.elapsed().as_micros() as u64;
     let result = result.and_then(|()| {
+        converse(socket, udp, payload, false, &mut outcome)?;
         outcome.peer = named("getpeername", peer(socket))?;
-        converse(socket, udp, payload, false, &mut outcome)
+        Ok(())
     });
     outcome.failure = result.err();
     outcome
@@ -202,12 +203,15 @@ fn converse(
         let line = line(payload, udp);
         named("send", sent(send(socket, &line, SendFlags::NOSIGNAL)))?;
     }
+    if udp {
+        return receive(socket, outcome);
+    }
     let mut answer = Vec::new();
     loop {
         let mut buffer = [0; 4096];
         let (_, length) = named("recv", recv(socket, &mut buffer, RecvFlags::empty()))?;
         answer.extend_from_slice(&buffer[..length]);
-        if udp || length == 0 || answer.ends_with(b"\n") {
+        if length == 0 || answer.ends_with(b"\n") {
             break;
         }
     }

@@ -255,7 +255,7 @@ pub struct Outcome {
     pub failure: Option<Failure>,
     /// Who answered: the label that was put before the payload.
     pub label: Option<String>,
-    /// `getpeername()`, or the sender of the answer where the socket is not connected.
+    /// `getpeername()` after connecting; otherwise the sender of the datagram that answered.
     pub peer: Option<SocketAddr>,
     /// How long the call that connects (or sends) took.
     pub micros: u64,
