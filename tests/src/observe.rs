@@ -26,6 +26,23 @@ pub fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until a metric (see [`agent::metric`]) is as it should be.
+///
+/// # Panics
+///
+/// It is not within [`NOTICE`], or the agent does not answer.
+#[track_caller]
+pub fn counts(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)], right: impl Fn(f64) -> bool) {
+    let deadline = Instant::now() + NOTICE;
+    loop {
+        match agent::metric(sandbox, name, labels) {
+            Ok(value) if right(value) => return,
+            value => assert!(Instant::now() < deadline, "{name}{labels:?}: {value:?}"),
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
 /// Exit code and document of `status -o json`; the document is null if there is none.
 ///
 /// # Errors

@@ -16,6 +16,7 @@
 mod dial;
 mod protocol;
 mod run;
+mod script;
 mod serve;
 mod uring;
 
@@ -32,6 +33,7 @@ use serde::de::DeserializeOwned;
 
 pub use self::protocol::{After, Dial, Failure, Kind, Outcome, PATIENCE, Request, Socket, Way};
 pub use self::run::run;
+pub use self::script::{Played, Step, play};
 use crate::cgroup::Cgroup;
 
 /// How long a peer may take for one request.
@@ -229,6 +231,16 @@ impl Peer {
     /// As [`Self::dial`].
     pub fn receive(&mut self, socket: Socket) -> io::Result<Outcome> {
         self.ask(&Request::Receive(socket))
+    }
+
+    /// Connects and plays a script.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`]; an error while it plays is part of the answer.
+    pub fn play(&mut self, to: &str, steps: &[Step]) -> io::Result<Played> {
+        let (to, steps) = (parse(to)?, steps.to_vec());
+        self.ask(&Request::Play { to, steps })
     }
 
     /// Moves to the cgroup at `path`.

@@ -13,7 +13,7 @@ use mesh_common::{
     FlowStats, IPPROTO_TCP, SplitKey,
 };
 use mesh_tests::agent::{AgentProcess, log, metric};
-use mesh_tests::observe::{NOTICE, status, until};
+use mesh_tests::observe::{NOTICE, counts, status, until};
 use mesh_tests::peer::{Dial, Kind, Peer};
 use mesh_tests::shop::{FILE, POLICY, Shop, VIP, dial, to_vip};
 use mesh_tests::{Sandbox, host, kernel};
@@ -50,21 +50,6 @@ fn fill_per_cpu<K: Pod, V: Pod>(sandbox: &Sandbox, map: &str, value: V, key: imp
             return;
         }
     }
-}
-
-/// Waits until a counter has a value.
-#[track_caller]
-fn counts(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)], right: impl Fn(f64) -> bool) {
-    let mut value = f64::NAN;
-    let deadline = std::time::Instant::now() + NOTICE;
-    while std::time::Instant::now() < deadline {
-        value = metric(sandbox, name, labels).expect("metrics");
-        if right(value) {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("{name}{labels:?} is {value}");
 }
 
 fn outside() -> SocketAddr {

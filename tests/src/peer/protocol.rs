@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::script::Step;
+
 /// Longest time a socket call of a peer waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -92,6 +94,13 @@ pub enum Request {
         uid: u32,
         /// Group id.
         gid: u32,
+    },
+    /// Connect and play a script. \[[`Played`](super::Played)\]
+    Play {
+        /// To what.
+        to: SocketAddr,
+        /// What to do.
+        steps: Vec<Step>,
     },
     /// End.
     Exit,

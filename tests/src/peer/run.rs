@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::env;
 use std::io::{self, BufRead as _, IoSlice, IoSliceMut, Write as _};
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{Dial, Outcome, PATIENCE, Request, Socket};
-use super::{dial, serve};
+use super::{dial, script, serve};
 use crate::cgroup;
 use crate::netns;
 
@@ -141,6 +141,7 @@ impl Hands {
             Request::Take => json(self.take()?),
             Request::Join(path) => json(cgroup::join(&path)?),
             Request::Become { uid, gid } => json(change_user(uid, gid)?),
+            Request::Play { to, steps } => json(script::play(TcpStream::connect(to)?, &steps)),
             Request::Exit => json(()),
         }
     }
