@@ -37,4 +37,8 @@ pub mod destination_flag {
     pub const AMBIGUOUS: u32 = 1 << 6;
     /// The endpoint is on another node.
     pub const REMOTE: u32 = 1 << 7;
+    /// Some rule of this frontend is for a namespace.
+    pub const NAMESPACE_RULES: u32 = 1 << 8;
+    /// Some rule of this frontend is for every caller.
+    pub const ANY_RULES: u32 = 1 << 9;
 }

@@ -35,8 +35,9 @@ pub struct Split {
 }
 const _: () = assert!(size_of::<Split>() == 16);
 
-/// One element of the schedule array. Three uses:
+/// One element of the schedule array. Four uses:
 /// in a split's table `a` is the index of a set's header and `b` the rank of this slot in it;
+/// where the set is a single endpoint `a` is its index and `b` is [`ScheduleSlot::ENDPOINT`];
 /// in a set's header `a` is the number of elements that follow and `b` how many slots of the
 /// period name the set; in those elements `a` is an endpoint index and `b` zero.
 #[repr(C)]
@@ -48,6 +49,11 @@ pub struct ScheduleSlot {
     pub b: u32,
 }
 const _: () = assert!(size_of::<ScheduleSlot>() == 8);
+
+impl ScheduleSlot {
+    /// Marks a slot that names an endpoint and no set: no rank is this large.
+    pub const ENDPOINT: u32 = u32::MAX;
+}
 
 /// An endpoint that can be chosen.
 #[repr(C)]

@@ -29,19 +29,6 @@ impl Process {
         }
     }
 
-    /// This process, which is the current one, in the cgroup that says which service it is.
-    #[inline(always)]
-    pub(crate) fn attributed(&self, policy: &InForce) -> Self {
-        let mut cgroup = self.cgroup;
-        if cgroup_subject(policy, cgroup) == Subject::UNKNOWN.0 {
-            cgroup = inherited(policy);
-        }
-        Self {
-            cgroup,
-            uid: self.uid,
-        }
-    }
-
     /// The subject of this process; [`Subject::UNKNOWN`] if its cgroup has not been seen.
     #[inline(always)]
     pub(crate) fn subject(&self, policy: &InForce) -> u32 {
@@ -68,7 +55,11 @@ impl Caller {
     /// The current process as a caller.
     #[inline(always)]
     pub(crate) fn current(policy: &InForce, process: &Process) -> Self {
-        Self::of(policy, process.attributed(policy).subject(policy))
+        let mut subject = process.subject(policy);
+        if subject == Subject::UNKNOWN.0 {
+            subject = cgroup_subject(policy, inherited(policy));
+        }
+        Self::of(policy, subject)
     }
 
     /// `subject` as a caller.
@@ -109,7 +100,7 @@ fn cgroup_subject(policy: &InForce, cgroup: u64) -> u32 {
 /// 0 if there is none. Only a service is inherited: below a cgroup of no service there may be
 /// one that just was not seen.
 #[inline(never)]
-fn inherited(policy: &InForce) -> u64 {
+pub(crate) fn inherited(policy: &InForce) -> u64 {
     if policy.header.flags & header_flag::NESTED_SELECTORS != 0 {
         return 0;
     }

@@ -104,6 +104,9 @@ fn at_position(policy: &InForce, split: &Split, position: u64) -> Option<Endpoin
     }
     let index = split.offset + (position % period) as u32;
     let ScheduleSlot { a: set, b: rank } = policy.at(&SCHEDULE, index)?;
+    if rank == ScheduleSlot::ENDPOINT {
+        return policy.at(&ENDPOINTS, set);
+    }
     let ScheduleSlot {
         a: size,
         b: per_period,

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
 use aya_ebpf::programs::SockContext;
 use mesh_common::{Counter, Subject};
 
-use crate::caller::Process;
+use crate::caller::{Process, inherited};
 use crate::count;
 use crate::ctx;
 use crate::maps::{InForce, SOCKETS};
@@ -25,8 +25,13 @@ pub(crate) fn remember_creator(socket: &SockContext) {
     let Some(policy) = InForce::current() else {
         return;
     };
-    let process = Process::current().attributed(&policy);
-    if process.subject(&policy) < Subject::FIRST_NAMED {
+    let mut process = Process::current();
+    let mut subject = process.subject(&policy);
+    if subject == Subject::UNKNOWN.0 {
+        process.cgroup = inherited(&policy);
+        subject = process.subject(&policy);
+    }
+    if subject < Subject::FIRST_NAMED {
         return;
     }
     match ctx::storage(&SOCKETS, socket.sock, BPF_SK_STORAGE_GET_F_CREATE.into()) {

@@ -19,10 +19,7 @@ use crate::maps::SOCKETS;
 #[inline(always)]
 pub(crate) fn observe(ctx: &SockOpsContext) {
     let op = ctx.op();
-    if op != BPF_SOCK_OPS_TCP_CONNECT_CB
-        && op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
-        && op != BPF_SOCK_OPS_STATE_CB
-    {
+    if !matters(ctx, op) {
         return;
     }
     let Some(state) = flow_of(ctx.ops) else {
@@ -36,6 +33,19 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(state),
         _ => changed(ctx, state),
+    }
+}
+
+/// Whether an event says something about a flow. Most do not, and this runs for all of them.
+#[inline(always)]
+fn matters(ctx: &SockOpsContext, op: u32) -> bool {
+    match op {
+        BPF_SOCK_OPS_TCP_CONNECT_CB | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => true,
+        BPF_SOCK_OPS_STATE_CB => matches!(
+            ctx.arg(1),
+            BPF_TCP_CLOSE_WAIT | BPF_TCP_CLOSING | BPF_TCP_FIN_WAIT2 | BPF_TCP_CLOSE
+        ),
+        _ => false,
     }
 }
 

@@ -148,7 +148,13 @@ impl<'a> Call<'a> {
             creator.cgroup = state.creator_cgroup;
             creator.uid = state.creator_uid;
         }
-        verdict::judge(self.policy, &self.caller, &creator, self.destination)
+        verdict::judge(
+            self.policy,
+            &self.caller,
+            &self.process,
+            &creator,
+            self.destination,
+        )
     }
 
     /// Where the call goes: an endpoint behind the VIP, or the endpoint that was dialled.

@@ -61,12 +61,13 @@ pub(crate) fn on_error(reason: Reason, destination: &Destination) -> Decision {
     }
 }
 
-/// Judges `caller` and, where it is somebody else, the creator of the socket: the stricter of
+/// Judges `caller`, which is `process`, and, where it is somebody else, the creator of the socket: the stricter of
 /// both decides. A creator without a cgroup is a process of no service.
 #[inline(always)]
 pub(crate) fn judge(
     policy: &InForce,
     caller: &Caller,
+    process: &Process,
     creator: &Process,
     destination: &Destination,
 ) -> Decision {
@@ -81,6 +82,9 @@ pub(crate) fn judge(
     }
     let decision = rules_of(policy, caller, destination);
     if !decision.allows() || destination.flags & destination_flag::PROTECTED == 0 {
+        return decision;
+    }
+    if creator.cgroup == process.cgroup && creator.uid == process.uid {
         return decision;
     }
     let mut subject = Subject::HOST.0;
@@ -101,10 +105,12 @@ pub(crate) fn judge(
 fn rules_of(policy: &InForce, caller: &Caller, destination: &Destination) -> Decision {
     let mut rules = RuleSlots::default();
     merge(policy, &mut rules, caller.subject, destination.frontend);
-    if caller.namespace != 0 {
+    if caller.namespace != 0 && destination.flags & destination_flag::NAMESPACE_RULES != 0 {
         merge(policy, &mut rules, caller.namespace, destination.frontend);
     }
-    merge(policy, &mut rules, Subject::ANY.0, destination.frontend);
+    if destination.flags & destination_flag::ANY_RULES != 0 {
+        merge(policy, &mut rules, Subject::ANY.0, destination.frontend);
+    }
     let default_deny = destination.flags & destination_flag::DEFAULT_DENY != 0;
     Decision::policy(rules.verdict(default_deny, DEFAULT_RULE))
 }

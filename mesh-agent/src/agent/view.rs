@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mesh_common::IPPROTO_UDP;
 
@@ -78,7 +79,7 @@ impl Source for Agent {
                 .display()
                 .to_string(),
             programs: snapshot.programs.iter().map(ProgramView::from).collect(),
-            policy: self.current().map(|current| policy_view(&current)),
+            policy: self.policy_view(),
             rejected: self.rejected(),
             memory: MemoryView {
                 agent_bytes: resident_bytes().unwrap_or_default(),
@@ -119,8 +120,24 @@ impl Source for Agent {
 
 impl Agent {
     fn policy_state(&self) -> Option<PolicyState> {
+        let inherited = self.inherited_revision();
         let state = lock(&self.state);
-        let current = state.current.as_ref()?;
+        let common = PolicyState {
+            revision: 0,
+            digest: "unknown".into(),
+            default: DefaultAction::Deny,
+            services: 0,
+            rules: 0,
+            splits: 0,
+            last_reload_successful: state.rejected.is_none(),
+            last_success_timestamp_seconds: 0.0,
+            apply_duration: Duration::ZERO,
+            reloads_ok: state.reloads_ok,
+            reloads_rejected: state.reloads_rejected,
+        };
+        let Some(current) = state.current.as_ref() else {
+            return inherited.map(|revision| PolicyState { revision, ..common });
+        };
         Some(PolicyState {
             revision: current.revision,
             digest: current.digest.as_str().into(),
@@ -128,12 +145,31 @@ impl Agent {
             services: current.policy.services.len() as u64,
             rules: current.policy.rules.len() as u64,
             splits: current.policy.splits.len() as u64,
-            last_reload_successful: state.rejected.is_none(),
             last_success_timestamp_seconds: unix_seconds(current.applied),
             apply_duration: current.took,
-            reloads_ok: state.reloads_ok,
-            reloads_rejected: state.reloads_rejected,
+            ..common
         })
+    }
+
+    /// Revision of the policy in force if an earlier agent put it there.
+    fn inherited_revision(&self) -> Option<u64> {
+        if self.current().is_some() {
+            return None;
+        }
+        let header = lock(&self.dataplane).header().ok()?;
+        header.map(|header| header.revision)
+    }
+
+    fn policy_view(&self) -> Option<PolicyView> {
+        match self.current() {
+            Some(current) => Some(policy_view(&current)),
+            None => self.inherited_revision().map(|revision| PolicyView {
+                revision,
+                digest: "unknown".into(),
+                default: "as an earlier agent left it".into(),
+                ..PolicyView::default()
+            }),
+        }
     }
 
     fn counters(&self) -> AgentCounters {

@@ -1,7 +1,7 @@
 //! The policy in the kernel: written into the slot that is not in force, then put in force by
 //! one store.
 
-use std::collections::HashMap as StdHashMap;
+use std::collections::HashSet;
 use std::thread;
 
 use aya::Ebpf;
@@ -242,37 +242,28 @@ impl PolicyMaps {
         Ok(())
     }
 
-    /// Remembers cgroups that were not seen to be created and forgets those that are gone.
-    /// Returns how many there are.
-    pub(super) fn reconcile_cgroups(&mut self) -> Result<usize, MapError> {
-        let root = self.hierarchy.prefix().len();
-        let mut known: StdHashMap<u64, ()> =
-            self.cgroups.keys().flatten().map(|id| (id, ())).collect();
+    /// Forgets cgroups that are gone and remembers those that were not seen to be created.
+    pub(super) fn reconcile_cgroups(&mut self) -> Result<(), MapError> {
+        let known: HashSet<u64> = self.cgroups.keys().collect::<Result<_, _>>()?;
+        // Walked after the map was read: what is not there now is gone.
         let existing = self.hierarchy.walk();
-        for cgroup in &existing {
-            if known.remove(&cgroup.id).is_none() {
-                let subject = [0, 1].map(|slot| {
-                    let selectors = self.selectors.entries(slot);
-                    selectors.map_or(0, |selectors| attribute(cgroup, selectors, root).0)
-                });
-                // What the kernel side wrote meanwhile stays.
-                let identity = CgroupIdentity { subject };
-                let _ = self.cgroups.insert(cgroup.id, identity, NO_EXIST);
-            }
+        let ids: HashSet<u64> = existing.iter().map(|cgroup| cgroup.id).collect();
+        for gone in known.difference(&ids) {
+            // The kernel side may have forgotten it meanwhile.
+            let _ = self.cgroups.remove(gone);
         }
-        // Those created since the walk began are in the map and not in the walk: only what no
-        // longer exists may be forgotten.
-        let still: StdHashMap<u64, ()> = self
-            .hierarchy
-            .walk()
-            .into_iter()
-            .map(|cgroup| (cgroup.id, ()))
-            .collect();
-        for id in known.keys().filter(|id| !still.contains_key(id)) {
-            // It may have been removed meanwhile.
-            let _ = self.cgroups.remove(id);
+        let root = self.hierarchy.prefix().len();
+        for cgroup in existing.iter().filter(|cgroup| !known.contains(&cgroup.id)) {
+            let subject = [0, 1].map(|slot| {
+                let selectors = self.selectors.entries(slot);
+                selectors.map_or(0, |selectors| attribute(cgroup, selectors, root).0)
+            });
+            // What the kernel side wrote meanwhile stays.
+            let _ = self
+                .cgroups
+                .insert(cgroup.id, CgroupIdentity { subject }, NO_EXIST);
         }
-        Ok(existing.len())
+        Ok(())
     }
 }
 

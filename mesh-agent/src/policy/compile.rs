@@ -70,9 +70,10 @@ impl Entries {
 pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
     let frontends = frontends(policy, ids);
     let splits = splits::tables(policy, &frontends, ids);
+    let rules = rules::entries(policy, &frontends, ids);
     Entries {
-        destinations: destinations::entries(policy, &frontends, ids),
-        rules: rules::entries(policy, &frontends, ids),
+        destinations: destinations::entries(policy, &frontends, &rules, ids),
+        rules,
         subjects: subjects(policy, ids),
         uids: uids(policy, ids),
         splits: splits.splits,

@@ -1,12 +1,12 @@
 //! What every address of the mesh means.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mesh_common::{Address, Destination, SocketKey, destination_flag};
+use mesh_common::{Address, Destination, RuleKey, RuleSlots, SocketKey, Subject, destination_flag};
 
 use super::rules::covered;
-use super::{Frontends, Ids, address};
+use super::{Frontends, Ids, address, namespace_name};
 use crate::policy::model::{
     Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Service, ServiceName,
 };
@@ -16,9 +16,12 @@ use crate::policy::model::{
 pub(super) fn entries(
     policy: &Policy,
     frontends: &Frontends<'_>,
+    rules: &[(RuleKey, RuleSlots)],
     ids: &mut Ids,
 ) -> Vec<(SocketKey, Destination)> {
-    let marks = Marks::new(policy, frontends);
+    let namespace = |service: &Service| ids.subjects.id(&namespace_name(&service.name.namespace));
+    let namespaces = policy.services.values().map(namespace).collect();
+    let marks = Marks::new(policy, frontends, rules, &namespaces);
     let mut found = BTreeMap::new();
     for service in policy.services.values() {
         let subject = ids.subjects.id(&service.name.to_string());
@@ -64,10 +67,17 @@ struct Marks<'p> {
     denied: BTreeSet<u32>,
     /// Services with splits for particular callers.
     caller_splits: BTreeSet<&'p ServiceName>,
+    /// Kinds of callers that rules of a frontend are for.
+    callers: HashMap<u32, u32>,
 }
 
 impl<'p> Marks<'p> {
-    fn new(policy: &'p Policy, frontends: &Frontends<'_>) -> Self {
+    fn new(
+        policy: &'p Policy,
+        frontends: &Frontends<'_>,
+        rules: &[(RuleKey, RuleSlots)],
+        namespaces: &BTreeSet<u32>,
+    ) -> Self {
         let denies = policy
             .rules
             .iter()
@@ -79,6 +89,7 @@ impl<'p> Marks<'p> {
                 .flat_map(|rule| covered(policy, rule, frontends))
                 .collect(),
             caller_splits: callers.map(|split| &split.service).collect(),
+            callers: kinds_of_callers(rules, namespaces),
         }
     }
 
@@ -94,8 +105,25 @@ impl<'p> Marks<'p> {
         if self.caller_splits.contains(&service.name) {
             flags |= destination_flag::CALLER_SPLITS;
         }
-        flags
+        flags | self.callers.get(&frontend).copied().unwrap_or_default()
     }
+}
+
+/// Which of the wildcard lookups can find something, by frontend: the kernel side saves the
+/// others.
+fn kinds_of_callers(
+    rules: &[(RuleKey, RuleSlots)],
+    namespaces: &BTreeSet<u32>,
+) -> HashMap<u32, u32> {
+    let mut kinds: HashMap<u32, u32> = HashMap::new();
+    for (key, _) in rules {
+        if key.subject == Subject::ANY.0 {
+            *kinds.entry(key.frontend).or_default() |= destination_flag::ANY_RULES;
+        } else if namespaces.contains(&key.subject) {
+            *kinds.entry(key.frontend).or_default() |= destination_flag::NAMESPACE_RULES;
+        }
+    }
+    kinds
 }
 
 fn add_vip(

@@ -93,10 +93,17 @@ impl Tables {
         let offset = self.schedule.len() as u32;
         let mut ranks = vec![0u32; sets.len()];
         for set in &order {
-            self.schedule.push(ScheduleSlot {
-                a: headers[*set],
-                b: ranks[*set],
-            });
+            let slot = match self.only_member(headers[*set]) {
+                Some(endpoint) => ScheduleSlot {
+                    a: endpoint,
+                    b: ScheduleSlot::ENDPOINT,
+                },
+                None => ScheduleSlot {
+                    a: headers[*set],
+                    b: ranks[*set],
+                },
+            };
+            self.schedule.push(slot);
             ranks[*set] += 1;
         }
         let digest = self.digest(&order, &headers);
@@ -106,6 +113,12 @@ impl Tables {
             digest,
             _pad: 0,
         }
+    }
+
+    /// The endpoint of a set that has just one.
+    fn only_member(&self, header: u32) -> Option<u32> {
+        let header = header as usize;
+        (self.schedule[header].a == 1).then(|| self.schedule[header + 1].a)
     }
 
     /// Adds each set's header and members; returns where the headers are.

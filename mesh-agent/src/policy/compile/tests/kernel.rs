@@ -60,8 +60,17 @@ impl Kernel<'_> {
     /// Verdict and rule on a call to a destination.
     pub(super) fn judge(&self, subject: u32, destination: &Destination) -> (Verdict, u32) {
         let mut rules = RuleSlots::default();
-        let namespace = self.subject(subject).namespace;
-        for caller in [subject, namespace, Subject::ANY.0] {
+        let has = |flag| destination.flags & flag != 0;
+        let mut namespace = self.subject(subject).namespace;
+        if !has(destination_flag::NAMESPACE_RULES) {
+            namespace = 0;
+        }
+        let any = if has(destination_flag::ANY_RULES) {
+            Subject::ANY.0
+        } else {
+            0
+        };
+        for caller in [subject, namespace, any] {
             let key = RuleKey {
                 subject: caller,
                 frontend: destination.frontend,
@@ -111,6 +120,9 @@ impl Kernel<'_> {
         let (schedule, period) = (&self.0.schedule, u64::from(split.period));
         let index = split.offset + (position % period) as u32;
         let ScheduleSlot { a: set, b: rank } = schedule[index as usize];
+        if rank == ScheduleSlot::ENDPOINT {
+            return self.0.endpoints[set as usize];
+        }
         let ScheduleSlot { a: size, b: visits } = schedule[set as usize];
         let nth = (position / period) * u64::from(visits) + u64::from(rank);
         let member = schedule[(set + 1 + (nth % u64::from(size)) as u32) as usize];
