@@ -80,6 +80,43 @@ pub fn create_array_of_maps(slots: u32, inner: BorrowedFd<'_>) -> io::Result<Own
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Opens the cgroup with this id; `directory` is any cgroup of the hierarchy
+/// (`open_by_handle_at`, with handles as cgroup2 makes them since Linux 5.5).
+///
+/// # Errors
+///
+/// `ESTALE` if it is gone; `EPERM` without `CAP_DAC_READ_SEARCH`.
+pub fn open_cgroup(directory: BorrowedFd<'_>, id: u64) -> io::Result<OwnedFd> {
+    /// `struct file_handle` of fcntl.h with room for an id.
+    #[repr(C)]
+    struct Handle {
+        handle_bytes: u32,
+        handle_type: i32,
+        id: [u8; 8],
+    }
+    /// From include/linux/exportfs.h.
+    const FILEID_KERNFS: i32 = 0xfe;
+    let mut handle = Handle {
+        handle_bytes: size_of::<u64>() as u32,
+        handle_type: FILEID_KERNFS,
+        id: id.to_ne_bytes(),
+    };
+    // SAFETY: the kernel reads the handle, whose length it says itself, and keeps no pointer.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            directory.as_raw_fd(),
+            &raw mut handle,
+            libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new file descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
 /// Makes `link` run `program` instead of what it runs now, in one step (`BPF_LINK_UPDATE`,
 /// Linux 5.7).
 ///

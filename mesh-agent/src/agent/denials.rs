@@ -80,24 +80,24 @@ impl Denials {
             pid: record.pid,
             uid: record.uid,
             comm: comm(&record.comm),
-            cgroup: self.path(record.cgroup, record.pid),
+            cgroup: self.path(record.cgroup),
             hook: Hook(record.hook).name().into(),
             count: 1,
         }
     }
 
-    /// Path of a cgroup, if it still exists: that of the process, if it is still there, or
-    /// the one that a walk over the hierarchy finds, which is not done for every record.
-    fn path(&mut self, id: u64, pid: u32) -> Option<String> {
+    /// Path of a cgroup, if it still exists. Where the kernel does not tell by id, the
+    /// hierarchy is walked, but not for every record.
+    fn path(&mut self, id: u64) -> Option<String> {
         if let Some(path) = self.paths.get(&id) {
             return Some(path.clone());
         }
-        if let Some(cgroup) = self.hierarchy.of_process(pid).filter(|it| it.id == id) {
-            if self.paths.len() >= REMEMBERED * 16 {
+        if let Some(path) = self.hierarchy.path_of(id) {
+            if self.paths.len() >= REMEMBERED {
                 self.paths.clear();
             }
-            self.paths.insert(id, cgroup.path.clone());
-            return Some(cgroup.path);
+            self.paths.insert(id, path.clone());
+            return Some(path);
         }
         let due = self
             .looked

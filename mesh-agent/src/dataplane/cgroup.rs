@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_common::global::ROOT_MAX;
+use mesh_sys::open_cgroup;
 
 /// A cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,15 +88,12 @@ impl Hierarchy {
         self.walk().into_iter().map(path).collect()
     }
 
-    /// The cgroup that a process is in now, if it still exists.
-    pub fn of_process(&self, pid: u32) -> Option<Cgroup> {
-        let lines = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-        let path = lines.lines().find_map(|line| line.strip_prefix("0::"))?;
-        let directory = self.mount.join(path.trim_start_matches('/'));
-        Some(Cgroup {
-            id: fs::metadata(directory).ok()?.ino(),
-            path: path.to_owned(),
-        })
+    /// Path of the cgroup with this id, if it still exists and the kernel tells.
+    pub fn path_of(&self, id: u64) -> Option<String> {
+        let cgroup = open_cgroup(self.open().ok()?.as_fd(), id).ok()?;
+        let shown = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd())).ok()?;
+        let below = shown.strip_prefix(&self.mount).ok()?.to_str()?;
+        Some(format!("/{below}"))
     }
 
     /// The mesh's root cgroup and all below it. Cgroups that vanish meanwhile are left out.

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::TcpFastOpenConnect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{
     Timeout, set_ipv6_v6only, set_socket_linger, set_socket_timeout, socket_error,
 };
@@ -102,10 +103,10 @@ fn start(socket: &OwnedFd, dial: &Dial, outcome: &mut Outcome) -> Result<(), Fai
         Way::NonBlocking => connect_without_blocking(socket, to),
         Way::SendTo => sent(sendto(fd, &line, SendFlags::empty(), to)),
         Way::FastOpen => sent(sendto(fd, &line, FAST_OPEN, to)),
-        Way::Uring => uring::connect(fd, *to, Mode::Inline),
-        Way::UringAsync => uring::connect(fd, *to, Mode::Async),
-        Way::UringPolled => uring::connect(fd, *to, Mode::Polled),
-        Way::UringSendTo => uring::send_to(fd, *to, &line),
+        Way::Uring => uring::apart(|| uring::connect(fd, *to, Mode::Inline)),
+        Way::UringAsync => uring::apart(|| uring::connect(fd, *to, Mode::Async)),
+        Way::UringPolled => uring::apart(|| uring::connect(fd, *to, Mode::Polled)),
+        Way::UringSendTo => uring::apart(|| uring::send_to(fd, *to, &line)),
     };
     outcome.micros = started.elapsed().as_micros() as u64;
     let call = match dial.way {
@@ -201,7 +202,8 @@ fn converse(
     }
     if !said {
         let line = line(payload, udp);
-        named("send", sent(send(socket, &line, SendFlags::NOSIGNAL)))?;
+        let result = retry_on_intr(|| send(socket, &line, SendFlags::NOSIGNAL));
+        named("send", sent(result))?;
     }
     if udp {
         return receive(socket, outcome);
@@ -209,7 +211,8 @@ fn converse(
     let mut answer = Vec::new();
     loop {
         let mut buffer = [0; 4096];
-        let (_, length) = named("recv", recv(socket, &mut buffer, RecvFlags::empty()))?;
+        let received = retry_on_intr(|| recv(socket, &mut buffer, RecvFlags::empty()));
+        let (_, length) = named("recv", received)?;
         answer.extend_from_slice(&buffer[..length]);
         if length == 0 || answer.ends_with(b"\n") {
             break;
@@ -221,7 +224,7 @@ fn converse(
 
 fn receive(socket: &OwnedFd, outcome: &mut Outcome) -> Result<(), Failure> {
     let mut buffer = [0; 4096];
-    let received = recvfrom(socket, &mut buffer, RecvFlags::empty());
+    let received = retry_on_intr(|| recvfrom(socket, &mut buffer, RecvFlags::empty()));
     let (_, length, sender) = named("recvfrom", received)?;
     outcome.label = label(&buffer[..length]);
     outcome.peer = sender.and_then(|sender| SocketAddr::try_from(sender).ok());

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::thread;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
@@ -46,6 +47,13 @@ pub(super) fn send_to(socket: BorrowedFd<'_>, to: SocketAddr, payload: &[u8]) ->
     // SAFETY: message, address and payload outlive the request, whose completion is awaited; a
     // send does not write to them.
     unsafe { complete(entry, Mode::Inline) }.map(drop)
+}
+
+/// Makes one of these calls on a thread of its own: a ring that is closed interrupts what the
+/// thread that used it does next.
+pub(super) fn apart(call: impl FnOnce() -> io::Result<()> + Send) -> io::Result<()> {
+    thread::scope(|scope| scope.spawn(call).join())
+        .unwrap_or_else(|_| Err(io::Error::other("the thread has panicked")))
 }
 
 /// Submits a request to a ring of its own and waits for its result.
