@@ -65,6 +65,10 @@ impl Source for Agent {
 
     fn status(&self) -> Status {
         let snapshot = self.snapshot();
+        let cgroup_root = {
+            let dataplane = lock(&self.dataplane);
+            dataplane.hierarchy().directory().display().to_string()
+        };
         let maps_bytes = snapshot.maps.iter().map(|map| map.memory_bytes).sum();
         Status {
             schema_version: SCHEMA_VERSION,
@@ -73,11 +77,7 @@ impl Source for Agent {
             trust_domain: self.config.node.trust_domain.to_string(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            cgroup_root: lock(&self.dataplane)
-                .hierarchy()
-                .directory()
-                .display()
-                .to_string(),
+            cgroup_root,
             programs: snapshot.programs.iter().map(ProgramView::from).collect(),
             policy: self.policy_view(),
             rejected: self.rejected(),
