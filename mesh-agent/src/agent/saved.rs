@@ -1,7 +1,7 @@
 //! The last good policy on disk: what is enforced after a boot if the files are broken by then.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -58,10 +58,10 @@ impl Saved {
         fs::create_dir_all(directory)?;
         fs::set_permissions(directory, Permissions::from_mode(0o700))?;
         let (path, next) = (directory.join(FILE), next(directory));
-        let mut file = File::create(&next)?;
+        let mut file = BufWriter::new(File::create(&next)?);
         serde_json::to_writer(&mut file, self)?;
         file.write_all(b"\n")?;
-        file.sync_all()?;
+        file.into_inner()?.sync_all()?;
         fs::rename(&next, &path)?;
         File::open(directory)?.sync_all()
     }

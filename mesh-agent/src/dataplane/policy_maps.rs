@@ -196,6 +196,20 @@ impl PolicyMaps {
             attributed: _,
             hierarchy: _,
         } = self;
+        let linked = [
+            destinations.is_linked(slot),
+            rules.is_linked(slot),
+            subjects.is_linked(slot),
+            uids.is_linked(slot),
+            splits.is_linked(slot),
+            schedule.is_linked(slot),
+            endpoints.is_linked(slot),
+            egress.is_linked(slot),
+            selectors.is_linked(slot),
+        ];
+        if linked == [true; 9] {
+            return Ok(());
+        }
         thread::scope(|scope| {
             let links = [
                 scope.spawn(|| destinations.link(slot)),

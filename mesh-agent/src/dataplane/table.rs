@@ -249,6 +249,13 @@ impl<M: Inner> Table<M> {
         })
     }
 
+    /// Whether the kernel side sees the copy in `slot`.
+    pub(super) fn is_linked(&self, slot: u32) -> bool {
+        self.copies[slot as usize]
+            .as_ref()
+            .is_none_or(|copy| copy.linked)
+    }
+
     /// Shows the kernel side a copy that was made anew. Takes as long as [`Self::quiesce`].
     pub(super) fn link(&mut self, slot: u32) -> Result<(), MapError> {
         match &mut self.copies[slot as usize] {

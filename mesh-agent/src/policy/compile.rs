@@ -68,13 +68,13 @@ impl Entries {
 
 /// Compiles `policy`, giving out ids for names that have none.
 pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
-    let frontends = frontends(policy, ids);
-    let splits = splits::tables(policy, &frontends, ids);
-    let rules = rules::entries(policy, &frontends, ids);
+    let services = services(policy, ids);
+    let splits = splits::tables(policy, &services, ids);
+    let rules = rules::entries(policy, &services, ids);
     Entries {
-        destinations: destinations::entries(policy, &frontends, &rules, ids),
+        destinations: destinations::entries(policy, &services, &rules, ids),
         rules,
-        subjects: subjects(policy, ids),
+        subjects: subjects(&services),
         uids: uids(policy, ids),
         splits: splits.splits,
         schedule: splits.schedule,
@@ -85,20 +85,33 @@ pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
     }
 }
 
-/// Every service with the ids of its ports, by name.
-type Frontends<'p> = HashMap<&'p ServiceName, (&'p Service, Vec<u32>)>;
+/// A service and the ids of what it is.
+struct Numbered<'p> {
+    service: &'p Service,
+    subject: u32,
+    namespace: u32,
+    /// Ids of its ports, in their order.
+    frontends: Vec<u32>,
+}
 
-fn frontends<'p>(policy: &'p Policy, ids: &mut Ids) -> Frontends<'p> {
-    let mut of = |service: &Service| {
-        let names = service
+/// Every service by name.
+type Services<'p> = HashMap<&'p ServiceName, Numbered<'p>>;
+
+fn services<'p>(policy: &'p Policy, ids: &mut Ids) -> Services<'p> {
+    let mut number = |service: &'p Service| Numbered {
+        service,
+        subject: ids.subjects.id(&service.name.to_string()),
+        namespace: ids.subjects.id(&namespace_name(&service.name.namespace)),
+        frontends: service
             .ports
             .iter()
-            .map(|port| frontend_name(service, port));
-        names.map(|name| ids.frontends.id(&name)).collect()
+            .map(|port| ids.frontends.id(&frontend_name(service, port)))
+            .collect(),
     };
-    let services = policy.services.values();
-    services
-        .map(|service| (&service.name, (service, of(service))))
+    policy
+        .services
+        .values()
+        .map(|service| (&service.name, number(service)))
         .collect()
 }
 
@@ -118,9 +131,9 @@ pub fn namespace_name(namespace: &str) -> String {
 }
 
 /// The id of a local caller; `None` for callers on other hosts.
-fn subject(source: &Source, ids: &mut Ids) -> Option<u32> {
+fn subject(source: &Source, services: &Services<'_>, ids: &mut Ids) -> Option<u32> {
     match source {
-        Source::Service(name) => Some(ids.subjects.id(&name.to_string())),
+        Source::Service(name) => services.get(name).map(|service| service.subject),
         Source::Namespace(namespace) => Some(ids.subjects.id(&namespace_name(namespace))),
         Source::Any => Some(Subject::ANY.0),
         Source::Host => Some(Subject::HOST.0),
@@ -136,22 +149,21 @@ pub fn address(address: IpAddr) -> Address {
     }
 }
 
-fn subjects(policy: &Policy, ids: &mut Ids) -> Vec<(u32, SubjectInfo)> {
-    let mut subjects: Vec<_> = policy
-        .services
-        .values()
-        .map(|service| {
-            let namespace = ids.subjects.id(&namespace_name(&service.name.namespace));
-            let flags = match service.egress {
-                Egress::Allow => 0,
-                Egress::Deny => subject_flag::EGRESS_DENY,
-            };
-            (
-                ids.subjects.id(&service.name.to_string()),
-                SubjectInfo { namespace, flags },
-            )
-        })
-        .collect();
+fn subjects(services: &Services<'_>) -> Vec<(u32, SubjectInfo)> {
+    let info = |service: &Numbered<'_>| {
+        let flags = match service.service.egress {
+            Egress::Allow => 0,
+            Egress::Deny => subject_flag::EGRESS_DENY,
+        };
+        (
+            service.subject,
+            SubjectInfo {
+                namespace: service.namespace,
+                flags,
+            },
+        )
+    };
+    let mut subjects: Vec<_> = services.values().map(info).collect();
     subjects.sort_unstable_by_key(|(subject, _)| *subject);
     subjects
 }

@@ -147,7 +147,12 @@ fn matching<'p>(
         let ports = rule.ports.is_empty() || rule.ports.iter().any(&port);
         (ports && rule.to.iter().any(&to)).then_some((rank, rule))
     };
-    policy.rules.iter().filter_map(ranked).collect()
+    policy
+        .rules
+        .iter()
+        .map(|rule| &**rule)
+        .filter_map(ranked)
+        .collect()
 }
 
 fn decide(matching: Vec<(Rank, &Rule)>, default: DefaultAction) -> Decision<'_> {

@@ -68,7 +68,7 @@ pub struct Policy {
     /// Splits in file order; a service has at most one for everyone.
     pub splits: Vec<Split>,
     /// Rules in file order (file names in lexical order, then lines).
-    pub rules: Vec<Rule>,
+    pub rules: Vec<Arc<Rule>>,
 }
 
 /// A host that runs the agent.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use mesh_common::{Address, Destination, RuleKey, RuleSlots, SocketKey, Subject, destination_flag};
 
 use super::rules::covered;
-use super::{Frontends, Ids, address, namespace_name};
+use super::{Ids, Services, address};
 use crate::policy::model::{
     Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Service, ServiceName,
 };
@@ -15,20 +15,19 @@ use crate::policy::model::{
 /// endpoints at any other address of this host.
 pub(super) fn entries(
     policy: &Policy,
-    frontends: &Frontends<'_>,
+    services: &Services<'_>,
     rules: &[(RuleKey, RuleSlots)],
     ids: &mut Ids,
 ) -> Vec<(SocketKey, Destination)> {
-    let namespace = |service: &Service| ids.subjects.id(&namespace_name(&service.name.namespace));
-    let namespaces = policy.services.values().map(namespace).collect();
-    let marks = Marks::new(policy, frontends, rules, &namespaces);
+    let namespaces = services.values().map(|service| service.namespace).collect();
+    let marks = Marks::new(policy, services, rules, &namespaces);
     let mut found = BTreeMap::new();
     for service in policy.services.values() {
-        let subject = ids.subjects.id(&service.name.to_string());
+        let numbered = &services[&service.name];
         for (index, port) in service.ports.iter().enumerate() {
-            let frontend = frontends[&service.name].1[index];
+            let frontend = numbered.frontends[index];
             let destination = Destination {
-                service: subject,
+                service: numbered.subject,
                 frontend,
                 version: 0,
                 flags: marks.flags(service, frontend),
@@ -74,7 +73,7 @@ struct Marks<'p> {
 impl<'p> Marks<'p> {
     fn new(
         policy: &'p Policy,
-        frontends: &Frontends<'_>,
+        services: &Services<'_>,
         rules: &[(RuleKey, RuleSlots)],
         namespaces: &BTreeSet<u32>,
     ) -> Self {
@@ -86,7 +85,7 @@ impl<'p> Marks<'p> {
         Self {
             default_deny: policy.default == DefaultAction::Deny,
             denied: denies
-                .flat_map(|rule| covered(policy, rule, frontends))
+                .flat_map(|rule| covered(policy, rule, services))
                 .collect(),
             caller_splits: callers.map(|split| &split.service).collect(),
             callers: kinds_of_callers(rules, namespaces),

@@ -70,7 +70,7 @@ fn nets_by_port(policy: &Policy, service: &Service, ids: &mut Ids) -> BTreeMap<u
         .rules
         .iter()
         .enumerate()
-        .filter_map(|(order, rule)| Some((specificity(rule, service)?, order, rule)))
+        .filter_map(|(order, rule)| Some((specificity(rule, service)?, order, &**rule)))
         .collect();
     matching.sort_unstable_by_key(|(specificity, order, _)| (*specificity, *order));
     for (rank, (_, _, rule)) in matching.into_iter().enumerate() {

@@ -1,41 +1,45 @@
 //! Rules by caller and frontend.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_common::{RuleKey, RuleSlots};
 
-use super::{Frontends, Ids, subject};
+use super::{Ids, Services, subject};
 use crate::policy::model::{Action, Mode, Policy, Rule, Service, ServiceName, Target};
 
 /// One entry for each caller a rule names and each port it covers; of several rules of a kind
 /// the first in file order stays.
 pub(super) fn entries(
     policy: &Policy,
-    frontends: &Frontends<'_>,
+    services: &Services<'_>,
     ids: &mut Ids,
 ) -> Vec<(RuleKey, RuleSlots)> {
-    let mut found: BTreeMap<RuleKey, RuleSlots> = BTreeMap::new();
+    let mut found = Vec::new();
     for rule in &policy.rules {
-        let id = ids.rules.id(&rule.name);
-        let subjects: Vec<u32> = rule
+        let slots = slot_of(rule, ids.rules.id(&rule.name));
+        let covered = covered(policy, rule, services);
+        for subject in rule
             .from
             .iter()
-            .filter_map(|source| subject(source, ids))
-            .collect();
-        for frontend in covered(policy, rule, frontends) {
-            for subject in &subjects {
-                let slots = found
-                    .entry(RuleKey {
-                        subject: *subject,
-                        frontend,
-                    })
-                    .or_default();
-                slots.merge(&slot_of(rule, id));
-            }
+            .filter_map(|source| subject(source, services, ids))
+        {
+            let key = |frontend: &u32| RuleKey {
+                subject,
+                frontend: *frontend,
+            };
+            found.extend(covered.iter().map(|frontend| (key(frontend), slots)));
         }
     }
-    found.into_iter().collect()
+    // Stable: rules of one key stay in file order.
+    found.sort_by_key(|(key, _)| *key);
+    found.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            first.1.merge(&later.1);
+        }
+        same
+    });
+    found
 }
 
 /// A rule alone.
@@ -51,7 +55,7 @@ pub(super) fn slot_of(rule: &Rule, id: u32) -> RuleSlots {
 }
 
 /// Frontends a rule is about.
-pub(super) fn covered(policy: &Policy, rule: &Rule, frontends: &Frontends<'_>) -> Vec<u32> {
+pub(super) fn covered(policy: &Policy, rule: &Rule, services: &Services<'_>) -> Vec<u32> {
     let mut covered = Vec::new();
     let mut add = |service: &Service, ids: &[u32]| {
         for (port, id) in service.ports.iter().zip(ids) {
@@ -61,14 +65,14 @@ pub(super) fn covered(policy: &Policy, rule: &Rule, frontends: &Frontends<'_>) -
         }
     };
     let mut add_named = |name: &ServiceName| {
-        if let Some((service, ids)) = frontends.get(name) {
-            add(service, ids);
+        if let Some(numbered) = services.get(name) {
+            add(numbered.service, &numbered.frontends);
         }
     };
     for target in &rule.to {
         match target {
             Target::Service(name) => add_named(name),
-            Target::Namespace(namespace) => services(policy, namespace).for_each(&mut add_named),
+            Target::Namespace(namespace) => names_in(policy, namespace).for_each(&mut add_named),
             Target::Cidr(_) => {}
         }
     }
@@ -78,7 +82,7 @@ pub(super) fn covered(policy: &Policy, rule: &Rule, frontends: &Frontends<'_>) -
 }
 
 /// The services of a namespace: a run, as they are sorted by it.
-fn services<'p>(
+fn names_in<'p>(
     policy: &'p Policy,
     namespace: &'p Arc<str>,
 ) -> impl Iterator<Item = &'p ServiceName> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mesh_common::{EndpointEntry, ScheduleSlot, Split, SplitKey, endpoint_flag};
 
-use super::{Frontends, Ids, address, subject};
-use crate::policy::model::{Endpoint, Location, Policy, Service, Split as Weights};
+use super::{Ids, Numbered, Services, address, subject};
+use crate::policy::model::{Endpoint, Location, Policy, ServiceName, Split as Weights};
 use crate::policy::schedule::spread;
 
 /// The tables of all frontends.
@@ -18,17 +18,16 @@ pub(super) struct Tables {
     pub(super) endpoints: Vec<EndpointEntry>,
 }
 
-pub(super) fn tables(policy: &Policy, frontends: &Frontends<'_>, ids: &mut Ids) -> Tables {
+pub(super) fn tables(policy: &Policy, services: &Services<'_>, ids: &mut Ids) -> Tables {
     let mut by_service: BTreeMap<_, Vec<&Weights>> = BTreeMap::new();
     for split in &policy.splits {
         by_service.entry(&split.service).or_default().push(split);
     }
     let mut tables = Tables::default();
     for name in policy.services.keys() {
-        let (service, ids_of_ports) = &frontends[name];
         let splits = by_service.get(name).map(Vec::as_slice).unwrap_or_default();
-        for (port, frontend) in ids_of_ports.iter().enumerate() {
-            tables.add_frontend(service, port, *frontend, splits, ids);
+        for port in 0..services[name].frontends.len() {
+            tables.add_frontend(services, name, port, splits, ids);
         }
     }
     tables.splits.sort_unstable_by_key(|(key, _)| *key);
@@ -38,12 +37,16 @@ pub(super) fn tables(policy: &Policy, frontends: &Frontends<'_>, ids: &mut Ids) 
 impl Tables {
     fn add_frontend(
         &mut self,
-        service: &Service,
+        services: &Services<'_>,
+        name: &ServiceName,
         port: usize,
-        frontend: u32,
         splits: &[&Weights],
         ids: &mut Ids,
     ) {
+        let Numbered {
+            service, frontends, ..
+        } = &services[name];
+        let frontend = frontends[port];
         let endpoints: Vec<&Endpoint> = service
             .endpoints
             .iter()
@@ -68,7 +71,7 @@ impl Tables {
         for split in splits.iter().filter(|split| !split.from.is_empty()) {
             let table = self.add_table(&endpoints, first, &by_version(&endpoints, split));
             for source in &split.from {
-                if let Some(subject) = subject(source, ids) {
+                if let Some(subject) = subject(source, services, ids) {
                     self.splits.push((SplitKey { subject, frontend }, table));
                 }
             }

@@ -50,7 +50,7 @@ pub fn parse_again(
         return None;
     }
     let policy = parsed.policy.as_mut()?;
-    let of_kept = |rule: &&Rule| kept.contains(&*rule.place.file);
+    let of_kept = |rule: &&Arc<Rule>| kept.contains(&*rule.place.file);
     policy
         .rules
         .extend(previous.policy.rules.iter().filter(of_kept).cloned());

@@ -16,7 +16,7 @@ pub(super) fn resolve<'d>(
     decls: &[RuleDecl<'d>],
     names: &Names<'d>,
     problems: &mut Problems,
-) -> Vec<Rule> {
+) -> Vec<Arc<Rule>> {
     let mut seen: BTreeMap<&str, &Located<'d, Arc<str>>> = BTreeMap::new();
     let mut rules = Vec::new();
     for decl in decls {
@@ -33,7 +33,7 @@ pub(super) fn resolve<'d>(
                 first,
             ));
         }
-        rules.extend(rule(decl, names, problems));
+        rules.extend(rule(decl, names, problems).map(Arc::new));
     }
     rules
 }

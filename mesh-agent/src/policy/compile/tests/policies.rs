@@ -261,7 +261,7 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
                     .zip(splits)
                     .flat_map(|(service, splits)| of_service(service, splits))
                     .collect(),
-                rules,
+                rules: rules.into_iter().map(Arc::new).collect(),
             }
         })
 }

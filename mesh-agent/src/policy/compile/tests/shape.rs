@@ -1,5 +1,7 @@
 //! How many entries there are, in which order, and how few of them a change touches.
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 
 use mesh_common::{Selector, selector_kind};
@@ -42,7 +44,7 @@ fn without(policy: &Policy, name: &ServiceName) -> Policy {
     let mut policy = policy.clone();
     policy.services.remove(name);
     policy.splits.retain(|split| split.service != *name);
-    for rule in &mut policy.rules {
+    for rule in policy.rules.iter_mut().map(Arc::make_mut) {
         rule.from
             .retain(|source| *source != Source::Service(name.clone()));
         rule.to
@@ -103,15 +105,15 @@ proptest! {
         let mut ids = Ids::new(1);
         let before = compile(&policy, &mut ids);
         let mut changed_policy = policy.clone();
-        let rule = &mut changed_policy.rules[index.index(policy.rules.len())];
+        let rule = Arc::make_mut(&mut changed_policy.rules[index.index(policy.rules.len())]);
         rule.action = match rule.action {
             Action::Allow => Action::Deny,
             Action::Deny => Action::Allow,
         };
         let (callers, rule) = (rule.from.len(), rule.clone());
         let after = compile(&changed_policy, &mut ids);
-        let frontends = super::frontends(&policy, &mut ids);
-        let covered = super::rules::covered(&policy, &rule, &frontends);
+        let services = super::services(&policy, &mut ids);
+        let covered = super::rules::covered(&policy, &rule, &services);
         prop_assert!(changed(&before.rules, &after.rules) <= callers * covered.len());
         let keys = |(_, destination): &&(_, mesh_common::Destination)| {
             covered.contains(&destination.frontend)
@@ -151,7 +153,7 @@ fn shop(count: usize, rules: Vec<Rule>) -> Policy {
             .map(|service| (service.name.clone(), service))
             .collect(),
         splits: Vec::new(),
-        rules,
+        rules: rules.into_iter().map(Arc::new).collect(),
     }
 }
 
