@@ -15,7 +15,8 @@ use crate::verdict::Decision;
 /// Least time between two records of one would-deny series on one CPU, nanoseconds.
 const AUDIT_RECORD_INTERVAL: u64 = 100_000_000;
 
-const NO_STATS: FlowStats = FlowStats {
+/// A series before anything is counted; not on the stack, which is too small for it.
+static NO_STATS: FlowStats = FlowStats {
     opened: 0,
     closed: 0,
     failed: 0,
@@ -49,7 +50,8 @@ pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowStats> {
     if let Some(stats) = FLOWS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let _ = FLOWS.insert(key, NO_STATS, BPF_NOEXIST.into());
+    let nothing: &FlowStats = &NO_STATS;
+    let _ = FLOWS.insert(key, nothing, BPF_NOEXIST.into());
     let stats = FLOWS.get_ptr_mut(key);
     if stats.is_none() {
         own(Counter::FlowSeriesDropped);
