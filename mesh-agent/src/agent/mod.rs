@@ -58,6 +58,8 @@ pub struct Agent {
     state: Mutex<State>,
     denials: Mutex<Denials>,
     ready: AtomicBool,
+    /// Whether a reload has left freed memory on the heap.
+    heap_to_tidy: AtomicBool,
 }
 
 /// What the agent knows of its policy.
@@ -140,6 +142,7 @@ impl Agent {
             }),
             denials: Mutex::new(denials),
             ready: AtomicBool::new(false),
+            heap_to_tidy: AtomicBool::new(false),
         });
         agent.first_policy(sources)?;
         lock(&agent.dataplane).attach()?;
@@ -207,7 +210,7 @@ impl Agent {
         })?;
         state.rejected = None;
         let revision = state.current.as_ref().map_or(0, |current| current.revision);
-        memory::give_back();
+        self.heap_to_tidy.store(true, Ordering::Relaxed);
         Ok(Reloaded { revision, digest })
     }
 
@@ -295,6 +298,9 @@ impl Agent {
             .unwrap_or_default();
         if let Err(error) = lock(&self.dataplane).tidy(now.as_nanos() as u64) {
             tracing::error!(%error, "cannot bring the kernel side up to date");
+        }
+        if self.heap_to_tidy.swap(false, Ordering::Relaxed) {
+            memory::give_back();
         }
     }
 
