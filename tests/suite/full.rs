@@ -93,6 +93,9 @@ fn a_cgroup_that_is_not_remembered_reaches_nothing_protected() {
             &dropped,
             |value| value >= 2.0,
         );
+        until(NOTICE, "the kernel programs' own log arrives", || {
+            log(sandbox).contains("no room to remember cgroup")
+        });
     });
 }
 
