@@ -63,7 +63,9 @@ pub(crate) fn send(ctx: &SockAddr, hook: Hook) -> bool {
     decision.allows()
 }
 
-/// A destination outside the mesh: none of its business, but for callers that may not leave.
+/// A destination outside the mesh: none of its business, but for callers that may not leave. A
+/// service whose entry is lost may be one of them; a caller nobody knows is let go, because it
+/// is far more likely to be the host's.
 #[inline(always)]
 fn leave(policy: &InForce, dialled: &SocketKey, hook: Hook) -> bool {
     if policy.header.flags & header_flag::EGRESS_DENY == 0 {
@@ -71,10 +73,15 @@ fn leave(policy: &InForce, dialled: &SocketKey, hook: Hook) -> bool {
     }
     let process = Process::current();
     let caller = Caller::current(policy, &process);
-    if caller.flags & subject_flag::EGRESS_DENY == 0 {
+    let lost = caller.error.0 == Reason::MissingEntry.0;
+    if !lost && caller.flags & subject_flag::EGRESS_DENY == 0 {
         return true;
     }
-    let decision = verdict::judge_egress(policy, &caller, dialled);
+    let decision = if lost {
+        Decision::denied(Reason::MissingEntry)
+    } else {
+        verdict::judge_egress(policy, &caller, dialled)
+    };
     let source = caller.subject;
     let attempt = Attempt {
         hook,

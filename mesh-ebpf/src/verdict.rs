@@ -44,12 +44,15 @@ impl Decision {
 
 /// What an error on the way to a verdict means: the fail policy, once and for all.
 ///
-/// Denied for a protected service, and for a VIP as such, which leads nowhere without the mesh.
-/// Anything else goes on as if there were no mesh.
+/// Denied for a protected service, for a VIP as such, which leads nowhere without the mesh, and
+/// for another node's endpoint, which is never called in clear. Anything else goes on as if
+/// there were no mesh.
 #[inline(always)]
 pub(crate) fn on_error(reason: Reason, destination: &Destination) -> Decision {
-    const CLOSED: u32 =
-        destination_flag::PROTECTED | destination_flag::FRONTEND | destination_flag::VIP_ADDRESS;
+    const CLOSED: u32 = destination_flag::PROTECTED
+        | destination_flag::FRONTEND
+        | destination_flag::VIP_ADDRESS
+        | destination_flag::REMOTE;
     if destination.flags & CLOSED != 0 {
         Decision::denied(reason)
     } else {

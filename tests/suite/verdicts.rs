@@ -322,6 +322,40 @@ fn a_vip_has_the_declared_ports_only() {
     });
 }
 
+/// Nobody is denied by a rule here, and still nothing is sent to another node in clear.
+#[test]
+fn another_nodes_endpoint_is_never_called_in_clear() {
+    const POLICY: &str = r#"
+[mesh]
+default = "allow"
+[[node]]
+name = "edge-1"
+address = "10.77.0.1"
+[[node]]
+name = "edge-2"
+address = "10.77.0.2"
+[[service]]
+name = "far"
+namespace = "shop"
+vip = "10.96.0.20"
+ports = [{ name = "http", listen = 80 }]
+endpoints = [{ address = "10.77.0.2:8080", node = "edge-2" }]
+"#;
+    host::run("far", |sandbox| {
+        let mut mesh = Mesh::start(sandbox, POLICY);
+        let mut peer = mesh.peer(HOST);
+        for dial in [
+            Dial::tcp(address("10.96.0.20:80")),
+            Dial::tcp(address("10.77.0.2:8080")),
+        ] {
+            let outcome = peer.dial_once(dial.clone()).expect("an outcome");
+            let decision = Decision::of_reason("no-tunnel", "host", "shop/far");
+            mesh.expect_denied(&outcome, decision, call(&dial, HOST));
+        }
+        mesh.settle();
+    });
+}
+
 #[test]
 fn what_is_not_of_the_mesh_is_untouched() {
     host::run("untouched", |sandbox| {
