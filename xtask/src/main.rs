@@ -65,6 +65,7 @@ fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
     if !host::is_root()? {
         bail!("{name} loads programs into the kernel: run it as root");
     }
+    setup::ensure(&Need::RUN)?;
     build_release()?;
     let package = [
         "build",

@@ -9,6 +9,7 @@ use crate::host;
 pub(crate) enum Need {
     BpfCompiler,
     BpfLinker,
+    Ip,
     Prometheus,
     Rustfmt,
     Clippy,
@@ -18,7 +19,14 @@ pub(crate) enum Need {
 
 impl Need {
     pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
-    pub(crate) const TEST: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Prometheus];
+    /// The demo and the benchmarks, which make network namespaces.
+    pub(crate) const RUN: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Ip];
+    pub(crate) const TEST: [Self; 4] = [
+        Self::BpfCompiler,
+        Self::BpfLinker,
+        Self::Ip,
+        Self::Prometheus,
+    ];
     pub(crate) const LINT: [Self; 6] = [
         Self::BpfCompiler,
         Self::BpfLinker,
@@ -27,9 +35,10 @@ impl Need {
         Self::BpfClippy,
         Self::CargoDeny,
     ];
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::BpfCompiler,
         Self::BpfLinker,
+        Self::Ip,
         Self::Prometheus,
         Self::Rustfmt,
         Self::Clippy,
@@ -41,6 +50,7 @@ impl Need {
         match self {
             Self::BpfCompiler => "a Rust compiler with `core` for BPF",
             Self::BpfLinker => "bpf-linker",
+            Self::Ip => "ip",
             Self::Prometheus => "prometheus",
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
@@ -53,6 +63,7 @@ impl Need {
         match self {
             Self::BpfCompiler => "compiles the kernel programs",
             Self::BpfLinker => "links the kernel programs",
+            Self::Ip => "sets up the network namespaces of tests and demo",
             Self::Prometheus => "scrapes the agent in the tests",
             Self::Rustfmt => "checks the formatting",
             Self::Clippy => "lints the host code",
@@ -69,6 +80,7 @@ impl Need {
             Self::BpfLinker => {
                 env::var_os("MESH_BPF_OBJECT").is_some() || host::finds("bpf-linker")
             }
+            Self::Ip => host::finds("ip"),
             Self::Prometheus => host::finds("prometheus") && host::finds("promtool"),
             Self::Rustfmt => host::succeeds("cargo", &["fmt", "--version"]),
             Self::Clippy => host::succeeds("cargo", &["clippy", "--version"]),
@@ -82,6 +94,7 @@ impl Need {
         match self {
             Self::BpfCompiler => &["rustc-web", "libstd-rust-web-dev-bpf"],
             Self::BpfLinker => &["llvm-22-dev", "libpolly-22-dev"],
+            Self::Ip => &["iproute2"],
             Self::Prometheus => &["prometheus"],
             Self::BpfClippy => &["rust-web-clippy"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
@@ -105,8 +118,9 @@ impl Need {
                 Some("rustup toolchain install nightly --component rust-src")
             }
             (Self::BpfClippy, false) => Some("rustup component add clippy --toolchain nightly"),
+            (Self::Ip, false) => Some("# put ip, from iproute2, on PATH"),
             (Self::Prometheus, false) => Some("# put prometheus and promtool on PATH"),
-            (Self::BpfCompiler | Self::BpfClippy | Self::Prometheus, true) => None,
+            (Self::BpfCompiler | Self::BpfClippy | Self::Ip | Self::Prometheus, true) => None,
         }
     }
 }
