@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -162,11 +163,22 @@ fn remove_pins(path: &Path) {
     let _ = fs::remove_dir_all(path);
 }
 
-/// A TCP port of the calling thread's loopback that nobody uses at the moment.
+/// A TCP port of the calling thread's loopback that nobody uses at the moment. Not one that the
+/// kernel gives to clients: somebody who dials it before the server is there could be given it
+/// for his own end, and be connected to himself.
 ///
 /// # Errors
 ///
-/// Loopback is down.
+/// Loopback is down, or all are in use.
 pub fn free_port() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = process::id().wrapping_mul(31) % 10_000 + NEXT.fetch_add(1, Ordering::Relaxed);
+    let port = |number: u32| PORTS.start + ((first + number) % PORTS.len() as u32) as u16;
+    let mut free = (0..100).filter_map(|number| {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port(number)));
+        TcpListener::bind(address).ok()?.local_addr().ok()
+    });
+    free.next()
+        .ok_or_else(|| io::Error::other("no port is free on loopback"))
 }
