@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_common::{DenialRecord, Hook, IPPROTO_UDP, Reason, SocketKey, Verdict};
-use nix::time::{ClockId, clock_gettime};
 
 use super::names::Names;
+use super::since_boot;
 use crate::dataplane::Hierarchy;
 use crate::telemetry::denials::{DenialView, Recent};
 use crate::telemetry::time::unix_seconds;
@@ -136,10 +136,7 @@ fn log(view: &DenialView) {
 
 /// A time since boot as a time of day.
 fn wall_time(since_boot_ns: u64) -> SystemTime {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map(Duration::from)
-        .unwrap_or_default();
-    SystemTime::now() - now.saturating_sub(Duration::from_nanos(since_boot_ns))
+    SystemTime::now() - since_boot().saturating_sub(Duration::from_nanos(since_boot_ns))
 }
 
 fn socket_address(dialled: &SocketKey) -> SocketAddr {

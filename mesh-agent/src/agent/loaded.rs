@@ -9,8 +9,8 @@ use crate::policy::compile::{Entries, compile};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::Policy;
-use crate::policy::parse::{LocalNode, Parsed, Previous, load, parse};
-use crate::policy::source::{Belief, SourceSet};
+use crate::policy::parse::{LocalNode, Parsed, Previous, parse, parse_read};
+use crate::policy::source::{Belief, SourceSet, read_believing};
 
 /// A policy, parsed and compiled.
 pub(super) struct Loaded {
@@ -25,15 +25,21 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Reads a directory; `previous` is what came of it before.
+    /// Reads a directory; `previous` is what came of it before. `None` if it says the same.
     pub(super) fn from_directory(
         directory: &Path,
         local: &LocalNode,
         ids: &Ids,
         previous: Option<Previous<'_>>,
-    ) -> Result<Self, Vec<Diagnostic>> {
-        let (sources, parsed) = load(directory, Belief::TrustedOwners, local, previous);
-        Self::from_parsed(sources, parsed, ids)
+    ) -> Result<Option<Self>, Vec<Diagnostic>> {
+        let read = read_believing(directory, Belief::TrustedOwners);
+        if let (Ok((sources, _)), Some(previous)) = (&read, previous)
+            && sources == previous.sources
+        {
+            return Ok(None);
+        }
+        let (sources, parsed) = parse_read(read, local, previous);
+        Self::from_parsed(sources, parsed, ids).map(Some)
     }
 
     /// Parses files that were read before.

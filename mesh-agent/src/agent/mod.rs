@@ -33,7 +33,7 @@ use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::{Policy, Split};
-use crate::policy::parse::{LocalNode, Previous};
+use crate::policy::parse::Previous;
 use crate::policy::source::SourceSet;
 
 /// Why the agent does not start.
@@ -159,10 +159,12 @@ impl Agent {
     fn first_policy(&self, saved: Option<SourceSet>) -> Result<(), StartError> {
         let started = Instant::now();
         let mut state = lock(&self.state);
-        let local = self.local_node();
+        let local = self.config.local_node();
         let files = Loaded::from_directory(&self.config.paths.config_dir, &local, &state.ids, None);
         let problems = match files {
-            Ok(loaded) => return Ok(self.apply(&mut state, loaded, started)?),
+            // Nothing came before, so there is nothing to be the same as.
+            Ok(None) => return Ok(()),
+            Ok(Some(loaded)) => return Ok(self.apply(&mut state, loaded, started)?),
             Err(problems) => problems,
         };
         self.reject(&mut state, &problems);
@@ -188,21 +190,19 @@ impl Agent {
     pub fn reload(&self) -> Result<Reloaded, Rejected> {
         let started = Instant::now();
         let mut state = lock(&self.state);
-        let local = self.local_node();
+        let local = self.config.local_node();
         let directory = &self.config.paths.config_dir;
         let current = state.current.clone();
         let previous = current.as_deref().map(Current::previous);
         let loaded = Loaded::from_directory(directory, &local, &state.ids, previous)
             .map_err(|problems| self.reject(&mut state, &problems))?;
-        let unchanged = state
-            .current
-            .as_ref()
-            .filter(|current| current.digest == loaded.digest);
-        if let Some(current) = unchanged {
-            let (revision, digest) = (current.revision, current.digest.clone());
+        let Some(loaded) = loaded else {
             state.rejected = None;
+            let (revision, digest) = current.map_or((0, String::new()), |current| {
+                (current.revision, current.digest.clone())
+            });
             return Ok(Reloaded { revision, digest });
-        }
+        };
         let digest = loaded.digest.clone();
         self.apply(&mut state, loaded, started).map_err(|error| {
             let problem = Diagnostic::error("kernel", error.to_string());
@@ -293,10 +293,7 @@ impl Agent {
 
     /// Brings the kernel side up to date with the host.
     fn tidy(&self) {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
-        if let Err(error) = lock(&self.dataplane).tidy(now.as_nanos() as u64) {
+        if let Err(error) = lock(&self.dataplane).tidy(since_boot().as_nanos() as u64) {
             tracing::error!(%error, "cannot bring the kernel side up to date");
         }
         if self.heap_to_tidy.swap(false, Ordering::Relaxed) {
@@ -319,10 +316,6 @@ impl Agent {
     fn current(&self) -> Option<Arc<Current>> {
         lock(&self.state).current.clone()
     }
-
-    fn local_node(&self) -> LocalNode {
-        self.config.local_node()
-    }
 }
 
 fn same_splits(a: &Policy, b: &Policy) -> bool {
@@ -334,6 +327,13 @@ fn same_splits(a: &Policy, b: &Policy) -> bool {
         )
     };
     a.splits.iter().map(key).eq(b.splits.iter().map(key))
+}
+
+/// The time that the kernel side counts in.
+fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map(Duration::from)
+        .unwrap_or_default()
 }
 
 /// A number that no earlier id table of this host had.

@@ -155,11 +155,15 @@ impl<'a> Loop<'a> {
     }
 
     fn deadline(&self) -> Instant {
-        let settled = self
-            .changed
-            .map(|(last, first)| (last + SETTLE).min(first + SETTLE_AT_MOST));
         let regular = self.rescan.min(self.tidy);
-        settled.map_or(regular, |settled| settled.min(regular))
+        self.settled()
+            .map_or(regular, |settled| settled.min(regular))
+    }
+
+    /// When the changes of the files are taken for complete, if there are any.
+    fn settled(&self) -> Option<Instant> {
+        let (last, first) = self.changed?;
+        Some((last + SETTLE).min(first + SETTLE_AT_MOST))
     }
 
     /// Reloads when files have changed and nobody is writing.
@@ -174,10 +178,7 @@ impl<'a> Loop<'a> {
             self.rescan = now + RESCAN;
             self.changed.get_or_insert((now - SETTLE, now - SETTLE));
         }
-        let due = self
-            .changed
-            .is_some_and(|(last, first)| now >= (last + SETTLE).min(first + SETTLE_AT_MOST));
-        if due {
+        if self.settled().is_some_and(|settled| now >= settled) {
             self.watch.renew();
             self.reload_unless_written();
         }

@@ -98,7 +98,7 @@ fn outcome(
         Some(directory) if *directory != config.paths.config_dir => (directory, Belief::Anybody),
         _ => (&config.paths.config_dir, Belief::TrustedOwners),
     };
-    let (sources, parsed) = parse::load(directory, belief, &config.local_node(), None);
+    let (sources, parsed) = parse::load(directory, belief, &config.local_node());
     let mut outcome = Outcome::new(parsed.diagnostics, sources.files.len());
     if let Some(policy) = parsed.policy {
         outcome.services = policy.services.len();

@@ -80,7 +80,7 @@ fn policy(args: &Args, config: &AgentConfig, color: bool) -> Result<Policy, u8> 
             .directory
             .as_deref()
             .unwrap_or(&config.paths.config_dir);
-        parse::load(directory, Belief::Anybody, &local, None).1
+        parse::load(directory, Belief::Anybody, &local).1
     };
     parsed.policy.ok_or_else(|| {
         for problem in parsed

@@ -13,6 +13,7 @@ mod stats;
 mod table;
 mod tracefs;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -162,23 +163,22 @@ impl Dataplane {
 
     /// Each hook, and whether its program really acts on the mesh's cgroup.
     pub fn effective(&self) -> Vec<(&'static Hooked, bool)> {
+        let directory = self.hierarchy.open().ok();
         HOOKS
             .iter()
-            .map(|hooked| (hooked, self.acts(hooked)))
+            .map(|hooked| (hooked, self.acts(hooked, directory.as_ref())))
             .collect()
     }
 
-    fn acts(&self, hooked: &Hooked) -> bool {
+    fn acts(&self, hooked: &Hooked, directory: Option<&File>) -> bool {
         let Some(attach_type) = hooked.attach_type else {
             return !self.unserved.iter().any(|(hook, _)| *hook == hooked.hook);
         };
         let program = programs::pinned_program(&self.pins, hooked.program);
-        let effective = self
-            .hierarchy
-            .open()
-            .and_then(|directory| effective_programs(directory.as_fd(), attach_type));
+        let effective =
+            directory.map(|directory| effective_programs(directory.as_fd(), attach_type));
         match (program, effective) {
-            (Some(program), Ok(effective)) => effective.contains(&program),
+            (Some(program), Some(Ok(effective))) => effective.contains(&program),
             _ => false,
         }
     }

@@ -2,7 +2,7 @@
 //! one store.
 
 use std::collections::HashSet;
-use std::thread;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
@@ -15,7 +15,7 @@ use mesh_common::{
 use super::DataplaneError;
 use super::cgroup::{Cgroup, Hierarchy};
 use super::pins::Pins;
-use super::table::{Table, Touched};
+use super::table::{Inner, Table, Touched};
 use crate::policy::compile::Entries;
 
 /// `BPF_NOEXIST`: insert only.
@@ -196,33 +196,20 @@ impl PolicyMaps {
             attributed: _,
             hierarchy: _,
         } = self;
-        let linked = [
-            destinations.is_linked(slot),
-            rules.is_linked(slot),
-            subjects.is_linked(slot),
-            uids.is_linked(slot),
-            splits.is_linked(slot),
-            schedule.is_linked(slot),
-            endpoints.is_linked(slot),
-            egress.is_linked(slot),
-            selectors.is_linked(slot),
-        ];
-        if linked == [true; 9] {
-            return Ok(());
-        }
         thread::scope(|scope| {
             let links = [
-                scope.spawn(|| destinations.link(slot)),
-                scope.spawn(|| rules.link(slot)),
-                scope.spawn(|| subjects.link(slot)),
-                scope.spawn(|| uids.link(slot)),
-                scope.spawn(|| splits.link(slot)),
-                scope.spawn(|| schedule.link(slot)),
-                scope.spawn(|| endpoints.link(slot)),
-                scope.spawn(|| egress.link(slot)),
-                scope.spawn(|| selectors.link(slot)),
+                link_aside(scope, destinations, slot),
+                link_aside(scope, rules, slot),
+                link_aside(scope, subjects, slot),
+                link_aside(scope, uids, slot),
+                link_aside(scope, splits, slot),
+                link_aside(scope, schedule, slot),
+                link_aside(scope, endpoints, slot),
+                link_aside(scope, egress, slot),
+                link_aside(scope, selectors, slot),
             ];
-            links.into_iter().try_for_each(|link| match link.join() {
+            let mut links = links.into_iter().flatten();
+            links.try_for_each(|link| match link.join() {
                 Ok(linked) => linked,
                 Err(panic) => std::panic::resume_unwind(panic),
             })
@@ -279,6 +266,18 @@ impl PolicyMaps {
         }
         Ok(())
     }
+}
+
+/// Links a table on a thread of its own; `None` if there is nothing to link.
+fn link_aside<'scope, M: Inner + Send>(
+    scope: &'scope Scope<'scope, '_>,
+    table: &'scope mut Table<M>,
+    slot: u32,
+) -> Option<ScopedJoinHandle<'scope, Result<(), MapError>>>
+where
+    M::Entry: Send,
+{
+    (!table.is_linked(slot)).then(|| scope.spawn(move || table.link(slot)))
 }
 
 /// The subject of a cgroup: of the selectors that match, the deepest, and of those the first.

@@ -35,7 +35,7 @@ use self::names::Names;
 use self::nodes::Nodes;
 use super::diagnostic::{Diagnostic, Label, Problems};
 use super::model::{DefaultAction, Policy};
-use super::source::{self, Belief, SourceSet};
+use super::source::{self, Belief, ReadError, SourceSet};
 use super::vip;
 
 /// What the files need to know of the node that reads them.
@@ -60,15 +60,19 @@ pub struct Parsed {
     pub rule_files: BTreeSet<Arc<str>>,
 }
 
-/// Reads and parses a directory, with the problems of both in one list. What `previous` tells
-/// already is not parsed again.
-pub fn load(
-    directory: &Path,
-    belief: Belief,
+/// Reads and parses a directory, with the problems of both in one list.
+pub fn load(directory: &Path, belief: Belief, local: &LocalNode) -> (SourceSet, Parsed) {
+    parse_read(source::read_believing(directory, belief), local, None)
+}
+
+/// Parses what reading a directory has given, with the problems of both in one list. What
+/// `previous` tells already is not parsed again.
+pub fn parse_read(
+    read: Result<(SourceSet, Vec<Diagnostic>), Box<ReadError>>,
     local: &LocalNode,
     previous: Option<Previous<'_>>,
 ) -> (SourceSet, Parsed) {
-    let (sources, mut diagnostics, readable) = match source::read_believing(directory, belief) {
+    let (sources, mut diagnostics, readable) = match read {
         Ok((sources, warnings)) => (sources, warnings, true),
         Err(error) => (error.readable, error.diagnostics, false),
     };
