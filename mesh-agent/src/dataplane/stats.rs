@@ -84,39 +84,14 @@ impl StatsMaps {
 
     /// Forgets everything that is keyed by ids, after ids have started over.
     pub(super) fn forget(&mut self) {
-        // A key that vanishes meanwhile is forgotten all the same.
-        self.flows
-            .keys()
-            .flatten()
-            .collect::<Vec<_>>()
-            .iter()
-            .for_each(|key| {
-                let _ = self.flows.remove(key);
-            });
-        self.decisions
-            .keys()
-            .flatten()
-            .collect::<Vec<_>>()
-            .iter()
-            .for_each(|key| {
-                let _ = self.decisions.remove(key);
-            });
-        self.split_counters
-            .keys()
-            .flatten()
-            .collect::<Vec<_>>()
-            .iter()
-            .for_each(|key| {
-                let _ = self.split_counters.remove(key);
-            });
-        self.affinity
-            .keys()
-            .flatten()
-            .collect::<Vec<_>>()
-            .iter()
-            .for_each(|key| {
-                let _ = self.affinity.remove(key);
-            });
+        let keys = self.flows.keys().flatten().collect();
+        forget_keys(keys, |key| self.flows.remove(key));
+        let keys = self.decisions.keys().flatten().collect();
+        forget_keys(keys, |key| self.decisions.remove(key));
+        let keys = self.split_counters.keys().flatten().collect();
+        forget_keys(keys, |key| self.split_counters.remove(key));
+        let keys = self.affinity.keys().flatten().collect();
+        forget_keys(keys, |key| self.affinity.remove(key));
     }
 
     /// How many entries the map `name` has, if it is one of these.
@@ -143,6 +118,13 @@ impl StatsMaps {
             // It may be gone.
             let _ = self.affinity.remove(&key);
         }
+    }
+}
+
+/// A key that vanishes meanwhile is forgotten all the same.
+fn forget_keys<K>(keys: Vec<K>, mut remove: impl FnMut(&K) -> Result<(), MapError>) {
+    for key in &keys {
+        let _ = remove(key);
     }
 }
 
