@@ -64,6 +64,15 @@ codes! {
         NoSocketStorage = 8 => "no-socket-storage",
         /// The caller has `egress = "deny"` and no rule names the address.
         Egress = 9 => "egress",
+        /// Nobody who may call has announced the flow: it comes from outside, from a raw socket
+        /// or from a client that no hook has seen.
+        NoTicket = 10 => "no-ticket",
+        /// The address belongs to a service, and the process is not of its workload.
+        PortOwner = 11 => "port-owner",
+        /// Sockets of this kind go around the mesh.
+        SocketKind = 12 => "socket-kind",
+        /// An established flow that a later policy does not allow.
+        LateDenial = 13 => "late-denial",
     }
 }
 
@@ -78,6 +87,16 @@ codes! {
         Sendmsg4 = 2 => "sendmsg4",
         /// `cgroup/sendmsg6`.
         Sendmsg6 = 3 => "sendmsg6",
+        /// `cgroup/bind4`.
+        Bind4 = 4 => "bind4",
+        /// `cgroup/bind6`.
+        Bind6 = 5 => "bind6",
+        /// `cgroup/sock_create`.
+        SockCreate = 6 => "sock_create",
+        /// `cgroup_skb/ingress`.
+        Ingress = 7 => "ingress",
+        /// No hook: the agent, which looks at established flows after a change.
+        Sweep = 8 => "sweep",
     }
 }
 
@@ -115,6 +134,9 @@ mod tests {
             assert_eq!(code.0 as usize, index);
         }
         for (index, code) in Reason::ALL.iter().enumerate() {
+            assert_eq!(usize::from(code.0), index);
+        }
+        for (index, code) in Hook::ALL.iter().enumerate() {
             assert_eq!(usize::from(code.0), index);
         }
         assert_eq!(Reason(200).name(), "unknown");

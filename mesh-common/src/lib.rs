@@ -40,7 +40,7 @@ pub use split::{
 pub use stats::{CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, bucket_of};
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the read-only globals the agent sets before the programs are loaded.
 pub mod global {
@@ -83,6 +83,7 @@ pod!(
     ScheduleSlot,
     Selector,
     SocketKey,
+    SocketState,
     Split,
     SplitKey,
     SubjectInfo,

@@ -30,8 +30,16 @@ pub struct SocketState {
     pub version: u32,
     /// [`socket_flag`] bits.
     pub flags: u32,
+    /// Frontend that was called.
+    pub frontend: u32,
+    /// Policy revision, low half, under which the call was allowed.
+    pub revision: u32,
+    /// Low half of the [`id_epoch`](crate::PolicyHeader::id_epoch) that the ids are of.
+    pub epoch: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-const _: () = assert!(size_of::<SocketState>() == 80);
+const _: () = assert!(size_of::<SocketState>() == 96);
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {

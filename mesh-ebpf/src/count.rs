@@ -116,6 +116,8 @@ impl Attempt<'_> {
             hook: self.hook.0,
             _pad: 0,
             comm: bpf_get_current_comm().unwrap_or_default(),
+            peer: SocketKey::default(),
+            _pad2: 0,
         });
         entry.submit(0);
     }

@@ -221,6 +221,9 @@ impl<'a> Call<'a> {
         state.service = self.destination.service;
         state.version = endpoint.version;
         state.flags = socket_flag::FLOW;
+        state.frontend = self.destination.frontend;
+        state.revision = self.policy.header.revision as u32;
+        state.epoch = self.policy.header.id_epoch as u32;
     }
 
     /// Routes a datagram; whether its flow was known.

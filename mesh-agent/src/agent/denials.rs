@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::{DenialRecord, Hook, IPPROTO_UDP, Reason, SocketKey, Verdict};
+use mesh_common::{DenialRecord, Hook, Reason, SocketKey, Verdict};
 
 use super::names::Names;
 use super::since_boot;
@@ -75,8 +75,10 @@ impl Denials {
             line: place.map(|place| place.line),
             source_service: names.subject(record.source).to_string(),
             destination_service: names.service(record.service).to_string(),
-            dialled: socket_address(&record.dialled).to_string(),
-            protocol: protocol(record.dialled.protocol).into(),
+            dialled: dialled(record),
+            protocol: protocol(record),
+            peer: (record.peer != SocketKey::default())
+                .then(|| socket_address(&record.peer).to_string()),
             pid: record.pid,
             uid: record.uid,
             comm: comm(&record.comm),
@@ -121,6 +123,7 @@ fn log(view: &DenialView) {
         destination = view.destination_service,
         dialled = view.dialled,
         protocol = view.protocol,
+        peer = view.peer.as_deref().unwrap_or("-"),
         reason = view.reason,
         rule = view.rule,
         at = place,
@@ -144,8 +147,38 @@ fn socket_address(dialled: &SocketKey) -> SocketAddr {
     SocketAddr::new(ip, dialled.port)
 }
 
-fn protocol(number: u8) -> &'static str {
-    if number == IPPROTO_UDP { "udp" } else { "tcp" }
+/// What was dialled or bound. A refused socket has no address yet, but a kind.
+fn dialled(record: &DenialRecord) -> String {
+    if record.hook != Hook::SockCreate.0 {
+        return socket_address(&record.dialled).to_string();
+    }
+    match record.dialled.protocol {
+        1 => "stream socket".into(),
+        2 => "datagram socket".into(),
+        3 => "raw socket".into(),
+        other => format!("socket of type {other}"),
+    }
+}
+
+/// The protocol's name. A refused socket's number stands where ports do: it may exceed 255.
+fn protocol(record: &DenialRecord) -> String {
+    let number = if record.hook == Hook::SockCreate.0 {
+        record.dialled.port
+    } else {
+        u16::from(record.dialled.protocol)
+    };
+    let name = match number {
+        1 => "icmp",
+        6 => "tcp",
+        17 => "udp",
+        58 => "icmpv6",
+        132 => "sctp",
+        136 => "udplite",
+        256 => "smc",
+        262 => "mptcp",
+        other => return other.to_string(),
+    };
+    name.into()
 }
 
 /// A thread's name. It is free text of the caller's choice: control characters are replaced.

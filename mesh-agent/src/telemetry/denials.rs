@@ -26,10 +26,13 @@ pub struct DenialView {
     pub source_service: String,
     /// Who was called; `-` outside the mesh.
     pub destination_service: String,
-    /// What was dialled, `address:port`.
+    /// What was dialled or bound, `address:port`; the kind of a socket that was refused.
     pub dialled: String,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp` or another protocol of a socket that was refused.
     pub protocol: String,
+    /// Where it came from, for a packet that was refused.
+    #[serde(default)]
+    pub peer: Option<String>,
     /// The process that called last.
     pub pid: u32,
     /// Its user.
@@ -60,6 +63,7 @@ impl DenialView {
             destination_service,
             dialled,
             protocol,
+            peer,
             uid,
             comm,
             cgroup,
@@ -74,6 +78,7 @@ impl DenialView {
             && *destination_service == other.destination_service
             && *dialled == other.dialled
             && *protocol == other.protocol
+            && *peer == other.peer
             && *uid == other.uid
             && *comm == other.comm
             && *cgroup == other.cgroup

@@ -62,6 +62,10 @@ mod tests {
             (Reason::SocketCreator, "DENY"),
             (Reason::NoSocketStorage, "MAP_FULL"),
             (Reason::Egress, "DENY"),
+            (Reason::NoTicket, "DENY"),
+            (Reason::PortOwner, "DENY"),
+            (Reason::SocketKind, "DENY"),
+            (Reason::LateDenial, "DENY"),
             (Reason(200), "DENY"),
         ] {
             assert_eq!(
