@@ -121,6 +121,8 @@ codes! {
         UdpFlowsDisplaced = 7 => "udp_flows_displaced",
         /// Denials of any kind, also those whose series was dropped.
         Denials = 8 => "denials",
+        /// Connections to another network namespace that got no ticket, because the map was full.
+        TicketsDropped = 9 => "tickets_dropped",
     }
 }
 

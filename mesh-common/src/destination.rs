@@ -1,5 +1,7 @@
 //! What an address means to the mesh.
 
+use crate::Address;
+
 /// The value behind a [`SocketKey`](crate::SocketKey).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,10 +16,11 @@ pub struct Destination {
     pub flags: u32,
     /// How long one caller keeps its endpoint, seconds; 0 without affinity.
     pub affinity_seconds: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Where the endpoint is declared to be: what stands at [`Address::LOCAL`] is only meant if
+    /// that is an address of this network namespace. Unspecified where several are.
+    pub home: Address,
 }
-const _: () = assert!(size_of::<Destination>() == 24);
+const _: () = assert!(size_of::<Destination>() == 36);
 
 /// Bits of [`Destination::flags`].
 pub mod destination_flag {
@@ -41,4 +44,10 @@ pub mod destination_flag {
     pub const NAMESPACE_RULES: u32 = 1 << 8;
     /// Some rule of this frontend is for every caller.
     pub const ANY_RULES: u32 = 1 << 9;
+    /// An endpoint on this node.
+    pub const THIS_NODE: u32 = 1 << 10;
+    /// Only the workload of the service may bind it.
+    pub const OWNED: u32 = 1 << 11;
+    /// Some rule of this frontend is for clients outside the mesh, by address.
+    pub const ADDRESS_RULES: u32 = 1 << 12;
 }

@@ -14,6 +14,8 @@ impl Subject {
     pub const HOST: Self = Self(1);
     /// Every known caller, `"*"`.
     pub const ANY: Self = Self(2);
+    /// A client outside this host's processes, known by its address only.
+    pub const OUTSIDE: Self = Self(3);
     /// The first id handed out to a name.
     pub const FIRST_NAMED: u32 = 16;
 }

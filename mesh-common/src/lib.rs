@@ -26,13 +26,16 @@ pub use code::{Counter, Hook, Reason, Verdict};
 pub use destination::{Destination, destination_flag};
 pub use identity::{CgroupIdentity, Subject, SubjectInfo, subject_flag};
 pub use policy::{
-    Active, DEFAULT_RULE, EgressKey, PolicyHeader, RuleKey, RuleSlots, SLOTS, header_flag,
+    Active, DEFAULT_RULE, PolicyHeader, PrefixKey, RuleKey, RuleSlots, SLOTS, header_flag,
 };
 pub use record::DenialRecord;
 pub use selector::{
     END, Glob, MAX_PATH, MAX_PATTERN, Selector, Step, UnitScan, glob_step, selector_kind, unit_span,
 };
-pub use socket::{SocketState, UDP_FLOWS, UdpFlow, UdpFlows, socket_flag};
+pub use socket::{
+    ORDINARY_SOCKET, SocketState, Ticket, TicketKey, UDP_FLOWS, UdpFlow, UdpFlows, socket_flag,
+    socket_kind_flag,
+};
 pub use split::{
     AffinityKey, AffinityValue, EndpointEntry, MAX_SCHEDULE, ScheduleSlot, Split, SplitKey,
     endpoint_flag,
@@ -73,7 +76,7 @@ pod!(
     CgroupIdentity,
     DecisionKey,
     Destination,
-    EgressKey,
+    PrefixKey,
     EndpointEntry,
     FlowKey,
     FlowStats,
@@ -87,4 +90,6 @@ pod!(
     Split,
     SplitKey,
     SubjectInfo,
+    Ticket,
+    TicketKey,
 );

@@ -35,6 +35,22 @@ pub mod header_flag {
     pub const EGRESS_DENY: u32 = 1 << 1;
     /// A cgroup below a service's may be another service, so an unseen one is nobody.
     pub const NESTED_SELECTORS: u32 = 1 << 2;
+    /// Some protected endpoint of this node takes datagrams.
+    pub const UDP_ENDPOINTS: u32 = 1 << 3;
+    /// Services may make raw sockets.
+    pub const ALLOW_RAW: u32 = 1 << 8;
+    /// Services may make ping sockets (ICMP datagrams).
+    pub const ALLOW_PING: u32 = 1 << 9;
+    /// Services may make MPTCP sockets.
+    pub const ALLOW_MPTCP: u32 = 1 << 10;
+    /// Services may make SCTP sockets.
+    pub const ALLOW_SCTP: u32 = 1 << 11;
+    /// Services may make SMC sockets.
+    pub const ALLOW_SMC: u32 = 1 << 12;
+    /// Services may make UDP-Lite sockets.
+    pub const ALLOW_UDPLITE: u32 = 1 << 13;
+    /// Services may make IP sockets of any other kind.
+    pub const ALLOW_OTHER: u32 = 1 << 14;
 }
 
 /// The rule id of `[mesh] default`.
@@ -117,12 +133,13 @@ impl RuleSlots {
     }
 }
 
-/// Key of the trie of addresses outside the mesh that a caller with `egress = "deny"` may reach.
+/// Key of the tries of addresses outside the mesh: those that a caller with `egress = "deny"` may
+/// reach, and those that may reach a frontend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EgressKey {
-    /// Subject id of the calling service, big-endian.
-    pub subject: [u8; 4],
+pub struct PrefixKey {
+    /// Subject id of the calling service, or id of the frontend, big-endian.
+    pub owner: [u8; 4],
     /// The port, big-endian; 0 for rules that name no port.
     pub port: [u8; 2],
     /// Zero.
@@ -130,19 +147,19 @@ pub struct EgressKey {
     /// The address, IPv4-mapped where it is IPv4.
     pub address: [u8; 16],
 }
-const _: () = assert!(size_of::<EgressKey>() == 24);
+const _: () = assert!(size_of::<PrefixKey>() == 24);
 
-impl EgressKey {
+impl PrefixKey {
     /// Bits before the address: always compared.
     pub const FIXED_BITS: u32 = 64;
     /// All bits.
     pub const BITS: u32 = 192;
 
-    /// The key of a caller, a port (host order; 0 for any) and an address.
+    /// The key of an owner, a port (host order; 0 for any) and an address.
     #[inline(always)]
-    pub const fn new(subject: u32, port: u16, address: [u8; 16]) -> Self {
+    pub const fn new(owner: u32, port: u16, address: [u8; 16]) -> Self {
         Self {
-            subject: subject.to_be_bytes(),
+            owner: owner.to_be_bytes(),
             port: port.to_be_bytes(),
             _pad: [0; 2],
             address,

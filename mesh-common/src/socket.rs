@@ -1,6 +1,6 @@
 //! What is remembered with a socket, for as long as it lives.
 
-use crate::Address;
+use crate::{Address, SocketKey};
 
 /// State of a TCP or connected UDP socket.
 #[repr(C)]
@@ -36,8 +36,8 @@ pub struct SocketState {
     pub revision: u32,
     /// Low half of the [`id_epoch`](crate::PolicyHeader::id_epoch) that the ids are of.
     pub epoch: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Service that `bind()` was allowed for, because the socket is its workload's; 0 for none.
+    pub bound_for: u32,
 }
 const _: () = assert!(size_of::<SocketState>() == 96);
 
@@ -49,6 +49,11 @@ pub mod socket_flag {
     pub const OPEN: u32 = 1 << 1;
     /// The peer's FIN was received.
     pub const FIN_RECEIVED: u32 = 1 << 2;
+    /// Another network namespace's loopback was called: what listens there is not the mesh's.
+    pub const FOREIGN: u32 = 1 << 3;
+    /// The endpoint may be in another network namespace, where this socket cannot be looked
+    /// up: a [`Ticket`](super::Ticket) says that it may connect.
+    pub const TICKET: u32 = 1 << 4;
 }
 
 /// How many services one unconnected UDP socket can talk to before the oldest is displaced.
@@ -68,10 +73,10 @@ pub struct UdpFlow {
     pub endpoint_port: u16,
     /// Version that was chosen.
     pub version: u32,
-    /// Policy revision, low half, under which the endpoint was chosen.
+    /// Policy revision, low half, under which the last datagram was allowed.
     pub revision: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Frontend that is called.
+    pub frontend: u32,
 }
 const _: () = assert!(size_of::<UdpFlow>() == 48);
 
@@ -87,3 +92,57 @@ pub struct UdpFlows {
     pub _pad: u32,
 }
 const _: () = assert!(size_of::<UdpFlows>() == 392);
+
+/// Both ends of a connection, as the server sees its first packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TicketKey {
+    /// Where it comes from.
+    pub client: SocketKey,
+    /// Where it goes to.
+    pub server: SocketKey,
+}
+const _: () = assert!(size_of::<TicketKey>() == 40);
+
+/// What the server's side is told about a connection that was allowed in another network
+/// namespace of this host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ticket {
+    /// Subject that called.
+    pub source: u32,
+    /// Subject that made the socket.
+    pub creator: u32,
+    /// Frontend that was called.
+    pub frontend: u32,
+    /// Policy revision, low half, under which it was allowed.
+    pub revision: u32,
+    /// Low half of the id epoch.
+    pub epoch: u32,
+}
+const _: () = assert!(size_of::<Ticket>() == 20);
+
+/// What [`socket_kind_flag`] says of kinds that need no leave.
+pub const ORDINARY_SOCKET: u32 = 0;
+
+/// Which [`header_flag`](crate::header_flag) lets a service make an IP socket of `kind`
+/// (`SOCK_*`) and `protocol`; [`ORDINARY_SOCKET`] for TCP and UDP, which the other hooks judge.
+#[inline(always)]
+pub const fn socket_kind_flag(kind: u32, protocol: u32) -> u32 {
+    use crate::header_flag::{
+        ALLOW_MPTCP, ALLOW_OTHER, ALLOW_PING, ALLOW_RAW, ALLOW_SCTP, ALLOW_SMC, ALLOW_UDPLITE,
+    };
+    const STREAM: u32 = 1;
+    const DATAGRAM: u32 = 2;
+    const RAW: u32 = 3;
+    match (kind, protocol) {
+        (STREAM, 6) | (DATAGRAM, 17) => ORDINARY_SOCKET,
+        (RAW, _) => ALLOW_RAW,
+        (DATAGRAM, 1 | 58) => ALLOW_PING,
+        (_, 262) => ALLOW_MPTCP,
+        (_, 132) => ALLOW_SCTP,
+        (_, 256) => ALLOW_SMC,
+        (_, 136) => ALLOW_UDPLITE,
+        _ => ALLOW_OTHER,
+    }
+}

@@ -72,6 +72,8 @@ const _: () = assert!(size_of::<EndpointEntry>() == 24);
 
 /// Bits of [`EndpointEntry::flags`].
 pub mod endpoint_flag {
+    /// On this node.
+    pub const THIS_NODE: u16 = 1 << 2;
     /// A loopback address: only callers in the agent's network namespace reach it.
     pub const LOOPBACK: u16 = 1;
     /// On another node.

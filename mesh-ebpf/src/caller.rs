@@ -38,6 +38,17 @@ impl Process {
         }
         subject
     }
+
+    /// The subject of this process as the creator of a socket: without a cgroup it was of no
+    /// service.
+    #[inline(always)]
+    pub(crate) fn maker(&self, policy: &InForce) -> u32 {
+        if self.cgroup == 0 {
+            Subject::HOST.0
+        } else {
+            self.subject(policy)
+        }
+    }
 }
 
 /// A subject with what the policy says of it. Every field is always set: the verifier rejects
@@ -88,7 +99,7 @@ impl Caller {
 }
 
 #[inline(always)]
-fn cgroup_subject(policy: &InForce, cgroup: u64) -> u32 {
+pub(crate) fn cgroup_subject(policy: &InForce, cgroup: u64) -> u32 {
     // SAFETY: entries are not reused while the program runs (no preallocation); copied at once.
     let Some(identity) = (unsafe { CGROUPS.get(cgroup) }) else {
         return Subject::UNKNOWN.0;

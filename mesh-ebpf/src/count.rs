@@ -70,9 +70,27 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Counts `decision` and records it unless it was a plain yes.
+    /// Counts `decision` of a system call and records it unless it was a plain yes.
     #[inline(always)]
     pub(crate) fn decided(&self, decision: &Decision) {
+        if self.counted(decision) {
+            let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+            let comm = bpf_get_current_comm().unwrap_or_default();
+            self.record(decision, pid, comm, SocketKey::default());
+        }
+    }
+
+    /// The same for a packet from `peer`, when the current process has nothing to do with it.
+    #[inline(always)]
+    pub(crate) fn received(&self, decision: &Decision, peer: &SocketKey) {
+        if self.counted(decision) {
+            self.record(decision, 0, [0; 16], *peer);
+        }
+    }
+
+    /// Counts `decision`; whether a record of it is due.
+    #[inline(always)]
+    fn counted(&self, decision: &Decision) -> bool {
         let key = DecisionKey {
             source: self.source,
             service: self.service,
@@ -83,19 +101,15 @@ impl Attempt<'_> {
             _pad: 0,
         };
         let series = series(&key);
-        if decision.verdict.0 == Verdict::Allowed.0 {
-            return;
-        }
         if decision.verdict.0 == Verdict::Denied.0 {
             own(Counter::Denials);
-        } else if !due(series) {
-            return;
+            return true;
         }
-        self.record(decision);
+        decision.verdict.0 == Verdict::WouldDeny.0 && due(series)
     }
 
     #[inline(always)]
-    fn record(&self, decision: &Decision) {
+    fn record(&self, decision: &Decision, pid: u32, comm: [u8; 16], peer: SocketKey) {
         let Some(mut entry) = RECORDS.reserve_untyped::<DenialRecord>(0) else {
             own(Counter::RecordsLost);
             return;
@@ -104,7 +118,7 @@ impl Attempt<'_> {
             // SAFETY: the helper has no preconditions.
             time_ns: unsafe { bpf_ktime_get_ns() },
             cgroup: self.process.cgroup,
-            pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            pid,
             uid: self.process.uid,
             source: self.source,
             service: self.service,
@@ -115,8 +129,8 @@ impl Attempt<'_> {
             reason: decision.reason.0,
             hook: self.hook.0,
             _pad: 0,
-            comm: bpf_get_current_comm().unwrap_or_default(),
-            peer: SocketKey::default(),
+            comm,
+            peer,
             _pad2: 0,
         });
         entry.submit(0);

@@ -56,13 +56,7 @@ impl SockAddr {
                 let word: u32 = field(self.raw, offset_of!(bpf_sock_addr, user_ip4));
                 Address::from_v4(word.to_ne_bytes())
             }
-            Family::V6 => {
-                let [a, b, c, d] = [0, 1, 2, 3].map(|index| self.ip6_word(index).to_ne_bytes());
-                Address([
-                    a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0],
-                    d[1], d[2], d[3],
-                ])
-            }
+            Family::V6 => Address::from_words([0, 1, 2, 3].map(|index| self.ip6_word(index))),
         }
     }
 

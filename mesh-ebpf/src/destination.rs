@@ -1,9 +1,10 @@
 //! What is dialled: from an address to what the mesh knows about it.
 
-use mesh_common::{Address, Destination, SocketKey};
+use mesh_common::{Address, Counter, Destination, SocketKey, socket_flag};
 
+use crate::count;
 use crate::ctx::SockAddr;
-use crate::maps::{DESTINATIONS, InForce, LOCAL_ADDRESSES, NETNS_COOKIE};
+use crate::maps::{DESTINATIONS, InForce, LOCAL_ADDRESSES, NETNS_COOKIE, SOCKETS};
 
 /// The destination behind `dialled`; `None` if it is not the mesh's business.
 ///
@@ -15,16 +16,61 @@ pub(crate) fn find(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey) -> Opt
     if loopback && ctx.netns_cookie() != NETNS_COOKIE.load() {
         return None;
     }
-    if let Some(exact) = policy.get(&DESTINATIONS, dialled) {
+    endpoint(policy, dialled, loopback).or_else(|| {
+        if loopback {
+            return None;
+        }
+        let vip = SocketKey::new(dialled.address, 0, 0);
+        policy.get(&DESTINATIONS, &vip)
+    })
+}
+
+/// The endpoint at `address`, or the one whose port that is at any address of this host.
+#[inline(always)]
+pub(crate) fn endpoint(
+    policy: &InForce,
+    address: &SocketKey,
+    loopback: bool,
+) -> Option<Destination> {
+    // `::` is spelled like the entry for any address.
+    if address.address != Address::LOCAL
+        && let Some(exact) = policy.get(&DESTINATIONS, address)
+    {
         return Some(exact);
     }
     // SAFETY: the reference is only tested for presence.
-    if loopback || unsafe { LOCAL_ADDRESSES.get(dialled.address) }.is_some() {
-        let local = SocketKey {
-            address: Address::LOCAL,
-            ..*dialled
-        };
-        return policy.get(&DESTINATIONS, &local);
+    if loopback || unsafe { LOCAL_ADDRESSES.get(address.address) }.is_some() {
+        let found = policy.get(&DESTINATIONS, &at_any_address(address))?;
+        // SAFETY: as above.
+        let here = found.home.is_loopback_or_unspecified()
+            || unsafe { LOCAL_ADDRESSES.get(found.home) }.is_some();
+        return here.then_some(found);
     }
-    policy.get(&DESTINATIONS, &SocketKey::new(dialled.address, 0, 0))
+    None
+}
+
+#[inline(always)]
+fn at_any_address(address: &SocketKey) -> SocketKey {
+    SocketKey {
+        address: Address::LOCAL,
+        ..*address
+    }
+}
+
+/// Notes with a socket that it calls another network namespace's loopback, where an endpoint's
+/// port is anybody's: the server's side cannot tell by itself.
+#[inline(always)]
+pub(crate) fn note_foreign(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey) {
+    if !dialled.address.is_loopback_or_unspecified()
+        || ctx.netns_cookie() == NETNS_COOKIE.load()
+        || policy
+            .get(&DESTINATIONS, &at_any_address(dialled))
+            .is_none()
+    {
+        return;
+    }
+    match ctx.storage_or_new(&SOCKETS) {
+        Some(state) => state.flags = socket_flag::FOREIGN,
+        None => count::own(Counter::SocketStorageFailed),
+    }
 }

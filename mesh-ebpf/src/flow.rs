@@ -14,6 +14,7 @@ use mesh_common::{FlowKey, IPPROTO_TCP, SocketState, bucket_of, socket_flag};
 use crate::count;
 use crate::ctx;
 use crate::maps::SOCKETS;
+use crate::ticket;
 
 /// Handles one event of a TCP socket.
 #[inline(always)]
@@ -30,8 +31,14 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
             let flags = ctx.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG;
             // Cannot fail: the flag is known and the socket is a full one.
             let _ = ctx.set_cb_flags(flags as i32);
+            if state.flags & socket_flag::TICKET != 0 {
+                ticket::leave(ctx.ops, state);
+            }
         }
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(state),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            ticket::take_back(ctx.ops, state);
+            established(state);
+        }
         _ => changed(ctx, state),
     }
 }
@@ -104,6 +111,7 @@ fn bytes_received(ctx: &SockOpsContext) -> u64 {
 
 #[inline(always)]
 fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
+    ticket::take_back(ctx.ops, state);
     let was_open = state.flags & socket_flag::OPEN != 0;
     let (sent, received) = payload(ctx, state, old);
     let stats = count::flow(&key_of(state));

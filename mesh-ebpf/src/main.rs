@@ -14,20 +14,27 @@
 
 mod atomic;
 mod attribute;
+mod bind;
 mod caller;
 mod choose;
+mod client;
 mod count;
 mod create;
 mod ctx;
 mod destination;
 mod flow;
+mod inbound;
 mod maps;
 mod outbound;
+mod packet;
 mod reply;
+mod ticket;
 mod verdict;
 
-use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, sock_ops, tracepoint};
-use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TracePointContext,
+};
 use mesh_common::Hook;
 
 use crate::ctx::{Family, SockAddr};
@@ -106,11 +113,28 @@ pub fn mesh_getpeername6(ctx: SockAddrContext) -> i32 {
     PROCEED
 }
 
-/// Remembers which service made a socket.
+/// Judges `bind()` of an IPv4 socket.
+#[cgroup_sock_addr(bind4)]
+pub fn mesh_bind4(ctx: SockAddrContext) -> i32 {
+    outcome(bind::bind(&SockAddr::new(&ctx, Family::V4), Hook::Bind4))
+}
+
+/// Judges `bind()` of an IPv6 socket.
+#[cgroup_sock_addr(bind6)]
+pub fn mesh_bind6(ctx: SockAddrContext) -> i32 {
+    outcome(bind::bind(&SockAddr::new(&ctx, Family::V6), Hook::Bind6))
+}
+
+/// Judges `socket()` and remembers which service made the socket.
 #[cgroup_sock(sock_create)]
 pub fn mesh_sock_create(ctx: SockContext) -> i32 {
-    create::remember_creator(&ctx);
-    PROCEED
+    outcome(create::create(&ctx))
+}
+
+/// Judges the first packet of a connection, and datagrams, at the server's side.
+#[cgroup_skb(ingress)]
+pub fn mesh_ingress(ctx: SkBuffContext) -> i32 {
+    outcome(inbound::receive(ctx.skb.skb))
 }
 
 /// Counts connections of the mesh.

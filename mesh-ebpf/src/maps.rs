@@ -12,9 +12,9 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
-    DenialRecord, Destination, EgressKey, EndpointEntry, FlowKey, FlowStats, PolicyHeader, RuleKey,
+    DenialRecord, Destination, EndpointEntry, FlowKey, FlowStats, PolicyHeader, PrefixKey, RuleKey,
     RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, SocketState, Split, SplitKey, SubjectInfo,
-    UdpFlows, global,
+    Ticket, TicketKey, UdpFlows, global,
 };
 
 use crate::attribute::Walk;
@@ -65,7 +65,13 @@ pub(crate) static ENDPOINTS: PolicyArray<EndpointEntry> = ArrayOfMaps::new();
 /// Policy: addresses outside the mesh that callers with `egress = "deny"` may reach.
 /// Agent writes, outbound hooks read.
 #[btf_map]
-pub(crate) static EGRESS: ArrayOfMaps<LpmTrie<EgressKey, RuleSlots, 1>, SLOT_COUNT> =
+pub(crate) static EGRESS: ArrayOfMaps<LpmTrie<PrefixKey, RuleSlots, 1>, SLOT_COUNT> =
+    ArrayOfMaps::new();
+
+/// Policy: clients outside the mesh that rules name, by frontend (in place of the subject) and
+/// address. Agent writes, `ingress` reads.
+#[btf_map]
+pub(crate) static SOURCES: ArrayOfMaps<LpmTrie<PrefixKey, RuleSlots, 1>, SLOT_COUNT> =
     ArrayOfMaps::new();
 
 /// Policy: which cgroups are which service. Agent writes, `cgroup_mkdir` reads.
@@ -89,6 +95,11 @@ pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 /// Flows of unconnected UDP sockets. `sendmsg` writes and reads, `recvmsg` reads.
 #[btf_map]
 pub(crate) static UDP_SOCKETS: SkStorage<UdpFlows> = SkStorage::new();
+
+/// Connections between network namespaces that are on their way. `sock_ops` writes, `ingress`
+/// reads.
+#[btf_map]
+pub(crate) static TICKETS: HashMap<TicketKey, Ticket, 4096, GROW> = HashMap::new();
 
 /// Position of each caller in each split. Outbound hooks write and read.
 #[btf_map]

@@ -2,9 +2,9 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::{
-    Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_UDP, Reason, SocketKey,
-    SocketState, UDP_FLOWS, UdpFlow, UdpFlows, destination_flag, header_flag, socket_flag,
-    subject_flag,
+    Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_TCP, IPPROTO_UDP, Reason,
+    SocketKey, SocketState, UDP_FLOWS, UdpFlow, UdpFlows, destination_flag, endpoint_flag,
+    header_flag, socket_flag, subject_flag,
 };
 
 use crate::caller::{Caller, Process};
@@ -12,7 +12,7 @@ use crate::choose;
 use crate::count::{self, Attempt};
 use crate::ctx::SockAddr;
 use crate::destination;
-use crate::maps::{DESTINATIONS, InForce, SOCKETS, UDP_SOCKETS};
+use crate::maps::{DESTINATIONS, InForce, LOCAL_ADDRESSES, NETNS_COOKIE, SOCKETS, UDP_SOCKETS};
 use crate::verdict::{self, Decision};
 
 /// Judges `connect()` and sends it to the chosen endpoint. Returns whether it may go on.
@@ -24,6 +24,7 @@ pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
     let dialled = ctx.address();
     let Some(destination) = destination::find(&policy, ctx, &dialled) else {
         forget_flow(ctx);
+        destination::note_foreign(&policy, ctx, &dialled);
         return leave(&policy, &dialled, hook);
     };
     let call = Call::new(ctx, &policy, &dialled, &destination, hook);
@@ -45,6 +46,7 @@ pub(crate) fn send(ctx: &SockAddr, hook: Hook) -> bool {
     };
     let dialled = ctx.address();
     let Some(destination) = destination::find(&policy, ctx, &dialled) else {
+        destination::note_foreign(&policy, ctx, &dialled);
         return leave(&policy, &dialled, hook);
     };
     let call = Call::new(ctx, &policy, &dialled, &destination, hook);
@@ -175,7 +177,11 @@ impl<'a> Call<'a> {
                 address: self.dialled.address,
                 version: self.destination.version,
                 port: self.dialled.port,
-                flags: 0,
+                flags: if self.destination.flags & destination_flag::THIS_NODE != 0 {
+                    endpoint_flag::THIS_NODE
+                } else {
+                    0
+                },
             });
         }
         choose::endpoint(
@@ -221,9 +227,30 @@ impl<'a> Call<'a> {
         state.service = self.destination.service;
         state.version = endpoint.version;
         state.flags = socket_flag::FLOW;
+        if self.needs_ticket(endpoint) {
+            state.flags |= socket_flag::TICKET;
+        }
         state.frontend = self.destination.frontend;
         state.revision = self.policy.header.revision as u32;
-        state.epoch = self.policy.header.id_epoch as u32;
+        let epoch = self.policy.header.id_epoch as u32;
+        if state.epoch != epoch {
+            state.bound_for = 0;
+        }
+        state.epoch = epoch;
+    }
+
+    /// Whether the endpoint is on this node but cannot be in this network namespace.
+    #[inline(always)]
+    fn needs_ticket(&self, endpoint: &EndpointEntry) -> bool {
+        if endpoint.flags & endpoint_flag::THIS_NODE == 0
+            || self.dialled.protocol != IPPROTO_TCP
+            || endpoint.address.is_loopback_or_unspecified()
+        {
+            return false;
+        }
+        let at_home = self.ctx.netns_cookie() == NETNS_COOKIE.load();
+        // SAFETY: the reference is only tested for presence.
+        !(at_home && unsafe { LOCAL_ADDRESSES.get(endpoint.address) }.is_some())
     }
 
     /// Routes a datagram; whether its flow was known.
@@ -263,7 +290,7 @@ impl<'a> Call<'a> {
                 endpoint_port: endpoint.port,
                 version: endpoint.version,
                 revision,
-                _pad: 0,
+                frontend: self.destination.frontend,
             },
         );
         self.count_udp(&endpoint, 1, 1);

@@ -2,12 +2,12 @@
 
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use mesh_common::{
-    DEFAULT_RULE, Destination, EgressKey, Reason, RuleKey, RuleSlots, SocketKey, Subject, Verdict,
-    destination_flag,
+    Address, DEFAULT_RULE, Destination, PrefixKey, Reason, RuleKey, RuleSlots, SocketKey, Subject,
+    Verdict, destination_flag,
 };
 
 use crate::caller::{Caller, Process};
-use crate::maps::{EGRESS, InForce, RULES};
+use crate::maps::{EGRESS, InForce, RULES, SOURCES};
 
 /// What was decided, and why.
 #[derive(Clone, Copy)]
@@ -90,18 +90,73 @@ pub(crate) fn judge(
     if creator.cgroup == process.cgroup && creator.uid == process.uid {
         return decision;
     }
-    let mut subject = Subject::HOST.0;
-    if creator.cgroup != 0 {
-        subject = creator.subject(policy);
-    }
-    if subject == caller.subject {
+    stricter(policy, decision, caller, creator.maker(policy), destination)
+}
+
+/// `decision`, if the creator of the socket may call as well as `caller`.
+#[inline(always)]
+fn stricter(
+    policy: &InForce,
+    decision: Decision,
+    caller: &Caller,
+    creator: u32,
+    destination: &Destination,
+) -> Decision {
+    if creator == caller.subject {
         return decision;
     }
-    let creator = Caller::of(policy, subject);
+    let creator = Caller::of(policy, creator);
     if creator.subject != Subject::UNKNOWN.0 && rules_of(policy, &creator, destination).allows() {
         return decision;
     }
     Decision::denied(Reason::SocketCreator)
+}
+
+/// Judges a flow that an earlier policy allowed to `source`, on a socket that `creator` made.
+#[inline(always)]
+pub(crate) fn judge_again(
+    policy: &InForce,
+    source: u32,
+    creator: u32,
+    destination: &Destination,
+) -> Decision {
+    let caller = Caller::of(policy, source);
+    if caller.subject == Subject::UNKNOWN.0 {
+        return on_error(caller.error, destination);
+    }
+    let decision = rules_of(policy, &caller, destination);
+    if !decision.allows() {
+        return decision;
+    }
+    stricter(policy, decision, &caller, creator, destination)
+}
+
+/// Judges a client outside this host's processes by its address.
+#[inline(always)]
+pub(crate) fn judge_address(
+    policy: &InForce,
+    address: &Address,
+    destination: &Destination,
+) -> Decision {
+    let mut rules = RuleSlots::default();
+    if destination.flags & destination_flag::ADDRESS_RULES != 0 {
+        let key = Key::new(
+            PrefixKey::BITS,
+            PrefixKey::new(destination.frontend, 0, address.0),
+        );
+        if let Some(found) = SOURCES.get_value_ptr_mut(policy.slot, &key) {
+            // SAFETY: valid while the program runs (RCU); the agent does not write the slot in
+            // force.
+            rules = unsafe { *found };
+        }
+    }
+    let default_deny = destination.flags & destination_flag::DEFAULT_DENY != 0;
+    let decision = Decision::policy(rules.verdict(default_deny, DEFAULT_RULE));
+    if decision.verdict.0 == Verdict::Denied.0 && decision.rule == DEFAULT_RULE {
+        Decision::denied(Reason::NoTicket)
+    } else {
+        decision
+    }
 }
 
 #[inline(always)]
@@ -148,8 +203,8 @@ fn merge_egress(
     dialled: &SocketKey,
 ) {
     let key = Key::new(
-        EgressKey::BITS,
-        EgressKey::new(subject, port, dialled.address.0),
+        PrefixKey::BITS,
+        PrefixKey::new(subject, port, dialled.address.0),
     );
     let Some(found) = EGRESS.get_value_ptr_mut(policy.slot, &key) else {
         return;

@@ -2,7 +2,7 @@
 
 use mesh_tests::{Mesh, agent, host};
 
-const HOOKS: [&str; 12] = [
+const HOOKS: [&str; 15] = [
     "connect4",
     "connect6",
     "sendmsg4",
@@ -11,8 +11,11 @@ const HOOKS: [&str; 12] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
+    "bind4",
+    "bind6",
     "sock_create",
     "sock_ops",
+    "ingress",
     "cgroup_mkdir",
     "cgroup_rmdir",
 ];

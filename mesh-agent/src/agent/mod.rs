@@ -116,6 +116,7 @@ impl Agent {
             bpffs: &config.paths.bpffs,
             cgroup_root: config.paths.cgroup_root.as_deref(),
             log_level: config.log.kernel as u8,
+            sockets: config.sockets.allowed,
         })?;
         for (hook, error) in dataplane.unserved() {
             tracing::warn!(

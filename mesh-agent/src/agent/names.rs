@@ -39,6 +39,7 @@ impl Names {
             Subject::UNKNOWN => "unknown".into(),
             Subject::HOST => "host".into(),
             Subject::ANY => "*".into(),
+            Subject::OUTSIDE => "outside".into(),
             _ => lookup(&self.subjects, id),
         }
     }

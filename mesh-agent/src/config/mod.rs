@@ -31,6 +31,8 @@ pub struct AgentConfig {
     pub admin: Admin,
     /// Bounds on what the agent uses.
     pub limits: Limits,
+    /// Kinds of sockets.
+    pub sockets: Sockets,
     /// What is logged.
     pub log: Log,
 }
@@ -82,6 +84,13 @@ pub struct Admin {
 pub struct Limits {
     /// Memory of the agent and its BPF maps together, bytes.
     pub memory: u64,
+}
+
+/// Kinds of sockets that services may make besides TCP and UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sockets {
+    /// Bits of [`mesh_common::header_flag`], `ALLOW_*`.
+    pub allowed: u32,
 }
 
 /// What is logged.

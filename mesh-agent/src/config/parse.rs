@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use mesh_common::header_flag;
 use toml::de::DeValue;
 
-use super::{Admin, AgentConfig, Limits, Log, LogLevel, NodeConfig, Paths, Tunnel};
+use super::{Admin, AgentConfig, Limits, Log, LogLevel, NodeConfig, Paths, Sockets, Tunnel};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::parse::decode;
 use crate::policy::parse::document::{Fields, Value};
@@ -18,6 +19,7 @@ pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
     let tunnel = section(&mut fields, "tunnel", "[tunnel]", tunnel);
     let admin = section(&mut fields, "admin", "[admin]", admin);
     let limits = section(&mut fields, "limits", "[limits]", limits);
+    let sockets = section(&mut fields, "sockets", "[sockets]", sockets);
     let log = section(&mut fields, "log", "[log]", log);
     fields.finish();
     Some(AgentConfig {
@@ -26,6 +28,7 @@ pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
         tunnel: tunnel?,
         admin: admin?,
         limits: limits?,
+        sockets: sockets?,
         log: log?,
     })
 }
@@ -180,6 +183,14 @@ fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
     })
 }
 
+fn sockets(fields: &mut Fields<'_, '_>) -> Option<Sockets> {
+    let allow = fields.list("allow", "[\"ping\"]", |value, problems| {
+        problems.ok(decode::choice(value, KINDS))
+    });
+    let allowed = allow.items.iter().fold(0, |all, kind| all | kind);
+    allow.complete.then_some(Sockets { allowed })
+}
+
 fn log(fields: &mut Fields<'_, '_>) -> Option<Log> {
     let level = fields.optional("level", |v| decode::choice(v, LEVELS));
     let kernel = fields.optional("kernel", |v| decode::choice(v, LEVELS));
@@ -214,6 +225,16 @@ fn bytes(text: &str) -> Option<u64> {
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
+
+const KINDS: &[(&str, u32)] = &[
+    ("raw", header_flag::ALLOW_RAW),
+    ("ping", header_flag::ALLOW_PING),
+    ("mptcp", header_flag::ALLOW_MPTCP),
+    ("sctp", header_flag::ALLOW_SCTP),
+    ("smc", header_flag::ALLOW_SMC),
+    ("udplite", header_flag::ALLOW_UDPLITE),
+    ("other", header_flag::ALLOW_OTHER),
+];
 
 const LEVELS: &[(&str, LogLevel)] = &[
     ("off", LogLevel::Off),

@@ -43,6 +43,8 @@ pub struct Options<'a> {
     pub cgroup_root: Option<&'a Path>,
     /// Level of the programs' own log, 0 (off) to 5 (trace).
     pub log_level: u8,
+    /// Kinds of sockets that services may make: [`mesh_common::header_flag`], `ALLOW_*`.
+    pub sockets: u32,
 }
 
 /// The kernel side.
@@ -76,7 +78,7 @@ impl Dataplane {
         let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
         let records = Records::new(&mut ebpf)?;
         let dataplane = Self {
-            policy: PolicyMaps::new(&mut ebpf, hierarchy.clone())?,
+            policy: PolicyMaps::new(&mut ebpf, hierarchy.clone(), options.sockets)?,
             stats: StatsMaps::new(&mut ebpf)?,
             addresses: LocalAddresses::new(&mut ebpf)?,
             ebpf: Some(ebpf),

@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use mesh_common::{
-    Active, CgroupIdentity, Destination, EgressKey, EndpointEntry, PolicyHeader, RuleKey,
+    Active, CgroupIdentity, Destination, EndpointEntry, PolicyHeader, PrefixKey, RuleKey,
     RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, Split, SplitKey, Subject, SubjectInfo,
 };
 
@@ -28,7 +28,7 @@ type Uids = Table<HashMap<MapData, u32, u32>>;
 type Splits = Table<HashMap<MapData, SplitKey, Split>>;
 type Schedule = Table<Array<MapData, ScheduleSlot>>;
 type Endpoints = Table<Array<MapData, EndpointEntry>>;
-type Egress = Table<LpmTrie<MapData, EgressKey, RuleSlots>>;
+type Egress = Table<LpmTrie<MapData, PrefixKey, RuleSlots>>;
 type Selectors = Table<Array<MapData, Selector>>;
 
 /// The maps of the policy, and of the cgroups it attributes.
@@ -43,11 +43,14 @@ pub(super) struct PolicyMaps {
     schedule: Schedule,
     endpoints: Endpoints,
     egress: Egress,
+    sources: Egress,
     selectors: Selectors,
     cgroups: HashMap<MapData, u64, CgroupIdentity>,
     /// Whether every cgroup is attributed under a slot's selectors, as far as this agent knows.
     attributed: [bool; SLOTS as usize],
     hierarchy: Hierarchy,
+    /// [`header_flag`](mesh_common::header_flag) bits of every policy on this node.
+    common_flags: u32,
 }
 
 /// Makes the maps of maps that are not pinned yet. Before the programs are loaded.
@@ -60,6 +63,7 @@ pub(super) fn prepare(pins: &Pins) -> Result<(), DataplaneError> {
     Schedule::prepare(&pins.map("SCHEDULE"))?;
     Endpoints::prepare(&pins.map("ENDPOINTS"))?;
     Egress::prepare(&pins.map("EGRESS"))?;
+    Egress::prepare(&pins.map("SOURCES"))?;
     Selectors::prepare(&pins.map("SELECTORS"))
 }
 
@@ -69,7 +73,11 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, Dataplane
 }
 
 impl PolicyMaps {
-    pub(super) fn new(ebpf: &mut Ebpf, hierarchy: Hierarchy) -> Result<Self, DataplaneError> {
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        hierarchy: Hierarchy,
+        common_flags: u32,
+    ) -> Result<Self, DataplaneError> {
         Ok(Self {
             active: take(ebpf, "ACTIVE")?.try_into()?,
             headers: take(ebpf, "HEADERS")?.try_into()?,
@@ -81,10 +89,12 @@ impl PolicyMaps {
             schedule: Table::new(take(ebpf, "SCHEDULE")?)?,
             endpoints: Table::new(take(ebpf, "ENDPOINTS")?)?,
             egress: Table::new(take(ebpf, "EGRESS")?)?,
+            sources: Table::new(take(ebpf, "SOURCES")?)?,
             selectors: Table::new(take(ebpf, "SELECTORS")?)?,
             cgroups: take(ebpf, "CGROUPS")?.try_into()?,
             attributed: [false; SLOTS as usize],
             hierarchy,
+            common_flags,
         })
     }
 
@@ -116,7 +126,7 @@ impl PolicyMaps {
         let header = PolicyHeader {
             revision,
             selectors: entries.selectors.len() as u32,
-            flags: entries.header_flags,
+            flags: entries.header_flags | self.common_flags,
             id_epoch,
         };
         self.headers.set(slot, header, 0)?;
@@ -149,6 +159,7 @@ impl PolicyMaps {
             "SCHEDULE" => self.schedule.len(slot),
             "ENDPOINTS" => self.endpoints.len(slot),
             "EGRESS" => self.egress.len(slot),
+            "SOURCES" => self.sources.len(slot),
             "SELECTORS" => self.selectors.len(slot),
             "CGROUPS" => Some(self.cgroups.keys().count()),
             _ => None,
@@ -172,6 +183,7 @@ impl PolicyMaps {
         touched += self.schedule.write(slot, &entries.schedule)?;
         touched += self.endpoints.write(slot, &entries.endpoints)?;
         touched += self.egress.write(slot, &entries.egress)?;
+        touched += self.sources.write(slot, &entries.sources)?;
         touched += self.selectors.write(slot, &entries.selectors)?;
         self.link(slot)?;
         Ok(touched)
@@ -191,8 +203,10 @@ impl PolicyMaps {
             schedule,
             endpoints,
             egress,
+            sources,
             selectors,
             cgroups: _,
+            common_flags: _,
             attributed: _,
             hierarchy: _,
         } = self;
@@ -206,6 +220,7 @@ impl PolicyMaps {
                 link_aside(scope, schedule, slot),
                 link_aside(scope, endpoints, slot),
                 link_aside(scope, egress, slot),
+                link_aside(scope, sources, slot),
                 link_aside(scope, selectors, slot),
             ];
             let mut links = links.into_iter().flatten();

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
+    ProgramError, SockOps, TracePoint,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use mesh_common::global;
@@ -81,12 +82,19 @@ pub const HOOKS: &[Hooked] = &[
         "getpeername6",
         AttachType::BPF_CGROUP_INET6_GETPEERNAME,
     ),
+    cgroup("mesh_bind4", "bind4", AttachType::BPF_CGROUP_INET4_BIND),
+    cgroup("mesh_bind6", "bind6", AttachType::BPF_CGROUP_INET6_BIND),
     cgroup(
         "mesh_sock_create",
         "sock_create",
         AttachType::BPF_CGROUP_INET_SOCK_CREATE,
     ),
     cgroup("mesh_sock_ops", "sock_ops", AttachType::BPF_CGROUP_SOCK_OPS),
+    cgroup(
+        "mesh_ingress",
+        "ingress",
+        AttachType::BPF_CGROUP_INET_INGRESS,
+    ),
     Hooked {
         program: "mesh_cgroup_mkdir",
         hook: "cgroup_mkdir",
@@ -118,9 +126,11 @@ pub(super) const MAPS: &[&str] = &[
     "SELECTORS",
     "SHARED_SPLIT_COUNTERS",
     "SOCKETS",
+    "SOURCES",
     "SPLITS",
     "SPLIT_COUNTERS",
     "SUBJECTS",
+    "TICKETS",
     "UDP_SOCKETS",
     "UIDS",
     "WALK",
@@ -175,6 +185,7 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
     match ebpf.program_mut(name) {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::CgroupSkb(program)) => program.load(),
         Some(Program::SockOps(program)) => program.load(),
         Some(Program::TracePoint(program)) => program.load(),
         _ => Err(ProgramError::NotLoaded),
@@ -248,6 +259,7 @@ fn attach_cgroup(
     let link = match program {
         Program::CgroupSockAddr(program) => attach_sock_addr(program, directory),
         Program::CgroupSock(program) => attach_sock(program, directory),
+        Program::CgroupSkb(program) => attach_skb(program, directory),
         Program::SockOps(program) => attach_sock_ops(program, directory),
         _ => Err(ProgramError::NotLoaded.into()),
     };
@@ -261,6 +273,12 @@ fn attach_sock_addr(program: &mut CgroupSockAddr, directory: &File) -> Result<Fd
 
 fn attach_sock(program: &mut CgroupSock, directory: &File) -> Result<FdLink, AttachError> {
     let id = program.attach(directory, CgroupAttachMode::Single)?;
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+fn attach_skb(program: &mut CgroupSkb, directory: &File) -> Result<FdLink, AttachError> {
+    let kind = CgroupSkbAttachType::Ingress;
+    let id = program.attach(directory, kind, CgroupAttachMode::Single)?;
     Ok(program.take_link(id)?.try_into()?)
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::lpm_trie::{self, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, IterableMap, Map, MapData, MapError};
-use mesh_common::{EgressKey, RuleSlots, SLOTS};
+use mesh_common::{PrefixKey, RuleSlots, SLOTS};
 use mesh_sys::create_array_of_maps;
 
 use super::DataplaneError;
@@ -143,9 +143,9 @@ impl<V: Pod + PartialEq> Inner for Array<MapData, V> {
 }
 
 /// Prefix length in bits, key and value of a trie.
-type Prefix = ((u32, EgressKey), RuleSlots);
+type Prefix = ((u32, PrefixKey), RuleSlots);
 
-impl Inner for LpmTrie<MapData, EgressKey, RuleSlots> {
+impl Inner for LpmTrie<MapData, PrefixKey, RuleSlots> {
     type Entry = Prefix;
 
     fn create(capacity: u32) -> Result<Self, MapError> {

@@ -6,16 +6,19 @@
 
 mod destinations;
 mod egress;
+mod prefixes;
 mod rules;
 mod selectors;
+mod sources;
 mod splits;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
 use mesh_common::{
-    Address, Destination, EgressKey, EndpointEntry, RuleKey, RuleSlots, ScheduleSlot, Selector,
-    SocketKey, Split, SplitKey, Subject, SubjectInfo, header_flag, subject_flag,
+    Address, Destination, EndpointEntry, IPPROTO_UDP, PrefixKey, RuleKey, RuleSlots, ScheduleSlot,
+    Selector, SocketKey, Split, SplitKey, Subject, SubjectInfo, destination_flag, header_flag,
+    subject_flag,
 };
 
 use super::ids::Ids;
@@ -39,7 +42,9 @@ pub struct Entries {
     /// Endpoints the tables point at.
     pub endpoints: Vec<EndpointEntry>,
     /// Addresses outside the mesh, by prefix length in bits and key.
-    pub egress: Vec<((u32, EgressKey), RuleSlots)>,
+    pub egress: Vec<((u32, PrefixKey), RuleSlots)>,
+    /// Clients outside the mesh, by prefix length in bits and key, which holds the frontend.
+    pub sources: Vec<((u32, PrefixKey), RuleSlots)>,
     /// Which cgroups are which service.
     pub selectors: Vec<Selector>,
     /// [`header_flag`] bits.
@@ -57,6 +62,7 @@ impl Entries {
             + self.schedule.len()
             + self.endpoints.len()
             + self.egress.len()
+            + self.sources.len()
             + self.selectors.len()
     }
 
@@ -71,8 +77,11 @@ pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
     let services = services(policy, ids);
     let splits = splits::tables(policy, &services, ids);
     let rules = rules::entries(policy, &services, ids);
+    let sources = sources::entries(policy, &services, ids);
+    let destinations = destinations::entries(policy, &services, &rules, &sources, ids);
     Entries {
-        destinations: destinations::entries(policy, &services, &rules, ids),
+        header_flags: header_flags(policy, &destinations),
+        destinations,
         rules,
         subjects: subjects(&services),
         uids: uids(policy, ids),
@@ -80,8 +89,8 @@ pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
         schedule: splits.schedule,
         endpoints: splits.endpoints,
         egress: egress::entries(policy, ids),
+        sources,
         selectors: selectors::entries(policy, ids),
-        header_flags: header_flags(policy),
     }
 }
 
@@ -117,7 +126,7 @@ fn services<'p>(policy: &'p Policy, ids: &mut Ids) -> Services<'p> {
 
 /// The name a port of a service has in the id table.
 pub fn frontend_name(service: &Service, port: &Port) -> String {
-    let protocol = if port.protocol.ip_protocol() == mesh_common::IPPROTO_UDP {
+    let protocol = if port.protocol.ip_protocol() == IPPROTO_UDP {
         "udp"
     } else {
         "tcp"
@@ -181,7 +190,7 @@ fn uids(policy: &Policy, ids: &mut Ids) -> Vec<(u32, u32)> {
     uids
 }
 
-fn header_flags(policy: &Policy) -> u32 {
+fn header_flags(policy: &Policy, destinations: &[(SocketKey, Destination)]) -> u32 {
     let any = |test: fn(&Service) -> bool, flag| {
         if policy.services.values().any(test) {
             flag
@@ -199,7 +208,17 @@ fn header_flags(policy: &Policy) -> u32 {
         header_flag::NESTED_SELECTORS
     } else {
         0
+    } | if destinations.iter().any(takes_datagrams) {
+        header_flag::UDP_ENDPOINTS
+    } else {
+        0
     }
+}
+
+/// Whether this is a protected endpoint of this node for datagrams.
+fn takes_datagrams((key, destination): &(SocketKey, Destination)) -> bool {
+    const GUARDED: u32 = destination_flag::PROTECTED | destination_flag::THIS_NODE;
+    key.protocol == IPPROTO_UDP && destination.flags & GUARDED == GUARDED
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ pub enum Caller<'a> {
     Service(&'a ServiceName),
     /// A local process of no service.
     Host,
+    /// A client outside the mesh.
+    Outside(IpAddr),
 }
 
 /// A verdict and what it is due to.
@@ -92,7 +94,7 @@ fn denies_egress(policy: &Policy, caller: Caller<'_>) -> bool {
             .services
             .get(name)
             .is_some_and(|service| service.egress == Egress::Deny),
-        Caller::Host => false,
+        Caller::Host | Caller::Outside(_) => false,
     }
 }
 
@@ -106,7 +108,10 @@ enum Rank {
 
 fn rank(source: &Source, caller: Caller<'_>) -> Option<Rank> {
     match (source, caller) {
-        (Source::Any, _) => Some(Rank::Everyone),
+        (Source::Any, Caller::Host | Caller::Service(_)) => Some(Rank::Everyone),
+        (Source::Cidr(net), Caller::Outside(address)) => {
+            net.contains(&address).then_some(Rank::Itself)
+        }
         (Source::Host, Caller::Host) => Some(Rank::Itself),
         (Source::Service(name), Caller::Service(caller)) => {
             (name == caller).then_some(Rank::Itself)
@@ -114,8 +119,9 @@ fn rank(source: &Source, caller: Caller<'_>) -> Option<Rank> {
         (Source::Namespace(namespace), Caller::Service(caller)) => {
             (*namespace == caller.namespace).then_some(Rank::Namespace)
         }
-        (Source::Service(_) | Source::Namespace(_), Caller::Host)
-        | (Source::Host, Caller::Service(_))
+        (Source::Service(_) | Source::Namespace(_), Caller::Host | Caller::Outside(_))
+        | (Source::Host, Caller::Service(_) | Caller::Outside(_))
+        | (Source::Any, Caller::Outside(_))
         | (Source::Cidr(_) | Source::Node(_), _) => None,
     }
 }

@@ -11,11 +11,12 @@ use nix::sys::socket::sockopt::TcpFastOpenConnect;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::sockopt::{
-    Timeout, set_ipv6_v6only, set_socket_linger, set_socket_timeout, socket_error,
+    Timeout, set_ipv6_v6only, set_socket_linger, set_socket_reuseaddr, set_socket_reuseport,
+    set_socket_timeout, socket_error,
 };
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getpeername, recv,
-    recvfrom, send, sendto, socket_with,
+    AddressFamily, Protocol, RawProtocol, RecvFlags, SendFlags, SocketFlags, SocketType, connect,
+    getpeername, recv, recvfrom, send, sendto, socket_with,
 };
 
 use super::protocol::{After, Dial, Failure, Kind, Outcome, PATIENCE, Way};
@@ -48,7 +49,30 @@ pub(super) fn open(kind: Kind) -> io::Result<OwnedFd> {
     if kind.v6_only {
         set_ipv6_v6only(&socket, true)?;
     }
+    if kind.reuse {
+        set_socket_reuseaddr(&socket, true)?;
+        set_socket_reuseport(&socket, true)?;
+    }
     Ok(socket)
+}
+
+/// Name of the error that making a socket of a kind ends with.
+pub(super) fn make(ipv6: bool, kind: u32, protocol: u32) -> Option<String> {
+    let family = if ipv6 {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let protocol = RawProtocol::new(protocol).map(Protocol::from_raw);
+    let kind = SocketType::from_raw(kind);
+    let made = socket_with(family, kind, SocketFlags::CLOEXEC, protocol);
+    named("socket", made).err().map(|failure| failure.errno)
+}
+
+/// Name of the error that binding ends with.
+pub(super) fn bind_to(socket: &OwnedFd, address: SocketAddr) -> Option<String> {
+    let bound = rustix::net::bind(socket, &address);
+    named("bind", bound).err().map(|failure| failure.errno)
 }
 
 /// Makes one connection as `dial` says.
@@ -66,6 +90,10 @@ pub(super) fn once(dial: &Dial) -> Attempt {
 
 fn attempt(dial: &Dial, outcome: &mut Outcome) -> Result<Option<OwnedFd>, Failure> {
     let socket = named("socket", open(dial.kind))?;
+    for waiting in [Timeout::Recv, Timeout::Send] {
+        let set = set_socket_timeout(&socket, waiting, Some(dial.patience));
+        named("setsockopt", set)?;
+    }
     start(&socket, dial, outcome)?;
     let unconnected = matches!(dial.way, Way::SendTo | Way::UringSendTo);
     if unconnected {

@@ -42,6 +42,24 @@ pub enum Request {
     DialFromChild(Dial),
     /// Make a socket and keep it. \[[`Socket`]\]
     Open(Kind),
+    /// Make an IP socket of any kind and close it. \[[`Option<String>`]: the error's name\]
+    Make {
+        /// `AF_INET6`.
+        ipv6: bool,
+        /// `SOCK_*`.
+        kind: u32,
+        /// The protocol number.
+        protocol: u32,
+    },
+    /// Bind a socket to an address. \[[`Option<String>`]: the error's name\]
+    Bind {
+        /// Which.
+        socket: Socket,
+        /// To what.
+        address: SocketAddr,
+    },
+    /// Listen on a socket. \[()\]
+    Listen(Socket),
     /// Connect a socket that was made before, exchange `payload` and keep it. \[[`Outcome`]\]
     Connect {
         /// Which.
@@ -115,6 +133,8 @@ pub struct Kind {
     pub udp: bool,
     /// `IPV6_V6ONLY`.
     pub v6_only: bool,
+    /// `SO_REUSEADDR` and `SO_REUSEPORT`.
+    pub reuse: bool,
 }
 
 impl Kind {
@@ -186,6 +206,8 @@ pub struct Dial {
     pub payload: String,
     /// What then.
     pub after: After,
+    /// How long each of its calls may wait.
+    pub patience: Duration,
 }
 
 impl Dial {
@@ -198,6 +220,7 @@ impl Dial {
             count: 1,
             payload: "x".into(),
             after: After::Close,
+            patience: PATIENCE,
         }
     }
 
@@ -229,6 +252,14 @@ impl Dial {
     pub fn saying(self, payload: &str) -> Self {
         Self {
             payload: payload.into(),
+            ..self
+        }
+    }
+
+    /// Gives up earlier: what is dropped is not answered.
+    pub fn impatiently(self) -> Self {
+        Self {
+            patience: Duration::from_millis(500),
             ..self
         }
     }

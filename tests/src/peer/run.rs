@@ -118,6 +118,13 @@ impl Hands {
                 let socket = dial::open(kind)?;
                 json(self.keep(socket))
             }
+            Request::Make {
+                ipv6,
+                kind,
+                protocol,
+            } => json(dial::make(ipv6, kind, protocol)),
+            Request::Bind { socket, address } => json(dial::bind_to(self.socket(socket)?, address)),
+            Request::Listen(socket) => json(rustix::net::listen(self.socket(socket)?, 16)?),
             Request::Connect {
                 socket,
                 to,

@@ -30,6 +30,8 @@ impl<'p> Question<'p> {
     pub(super) fn parse(policy: &'p Policy, source: &str, callee: &str) -> Result<Self, String> {
         let caller = if source == "host" {
             Caller::Host
+        } else if let Ok(address) = source.parse::<IpAddr>() {
+            Caller::Outside(address.to_canonical())
         } else {
             Caller::Service(&service(policy, source)?.name)
         };

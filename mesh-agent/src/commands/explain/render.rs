@@ -5,7 +5,7 @@ use mesh_common::Verdict;
 use super::question::{Callee, Question};
 use super::{Answer, EndpointView};
 use crate::commands::output::{Style, Tone, table};
-use crate::policy::eval::Decision;
+use crate::policy::eval::{Caller, Decision};
 use crate::policy::model::{Action, Mode};
 
 /// Why the decision is what it is.
@@ -15,6 +15,9 @@ pub(super) fn why(question: &Question<'_>, decision: &Decision<'_>) -> String {
         (None, Verdict::Allowed) => "nothing of the mesh: it does not judge this call".into(),
         (None, Verdict::Denied) if outside => {
             "the caller has egress = \"deny\" and no rule names the address".into()
+        }
+        (None, Verdict::Denied) if matches!(question.caller, Caller::Outside(_)) => {
+            "no [[allow]] with a cidr that holds the address matches, and the default denies".into()
         }
         (None, Verdict::Denied) => "no rule matches, and the default denies".into(),
         (None, _) => "no rule matches; only default = \"allow\" lets it pass".into(),

@@ -27,6 +27,11 @@ weights = { v1 = 99, v2 = 1 }
 name = "checkout-pays"
 from = ["shop/checkout"]
 to = ["shop/payments"]
+
+[[allow]]
+name = "terminals"
+from = [{ cidr = "192.168.1.0/24" }]
+to = ["shop/payments"]
 "#;
 
 fn ask(source: &str, destination: &str) -> Result<Answer, String> {
@@ -85,6 +90,14 @@ fn answers_name_the_rule_and_its_line() {
         ("host", "[::1]:8081", "denied", "default", None),
         ("host", "10.96.0.10:81", "denied", "-", None),
         ("host", "192.0.2.1:8081", "allowed", "-", None),
+        (
+            "192.168.1.5",
+            "127.0.0.1:8081",
+            "allowed",
+            "terminals",
+            Some("shop.toml:26"),
+        ),
+        ("192.168.2.5", "shop/payments:80", "denied", "default", None),
     ] {
         let answer = ask(source, destination).expect("an answer");
         assert_eq!(

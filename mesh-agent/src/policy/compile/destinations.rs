@@ -3,7 +3,9 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mesh_common::{Address, Destination, RuleKey, RuleSlots, SocketKey, Subject, destination_flag};
+use mesh_common::{
+    Address, Destination, PrefixKey, RuleKey, RuleSlots, SocketKey, Subject, destination_flag,
+};
 
 use super::rules::covered;
 use super::{Ids, Services, address};
@@ -17,10 +19,11 @@ pub(super) fn entries(
     policy: &Policy,
     services: &Services<'_>,
     rules: &[(RuleKey, RuleSlots)],
+    sources: &[((u32, PrefixKey), RuleSlots)],
     ids: &mut Ids,
 ) -> Vec<(SocketKey, Destination)> {
     let namespaces = services.values().map(|service| service.namespace).collect();
-    let marks = Marks::new(policy, services, rules, &namespaces);
+    let marks = Marks::new(policy, services, rules, sources, &namespaces);
     let mut found = BTreeMap::new();
     for service in policy.services.values() {
         let numbered = &services[&service.name];
@@ -32,7 +35,7 @@ pub(super) fn entries(
                 version: 0,
                 flags: marks.flags(service, frontend),
                 affinity_seconds: affinity_seconds(service),
-                _pad: 0,
+                home: Address::LOCAL,
             };
             add_vip(&mut found, service, port, &destination);
             for endpoint in service
@@ -46,7 +49,7 @@ pub(super) fn entries(
                     affinity_seconds: 0,
                     ..destination
                 };
-                add_endpoint(&mut found, endpoint, port, destination);
+                add_endpoint(&mut found, service, endpoint, port, destination);
             }
         }
     }
@@ -75,6 +78,7 @@ impl<'p> Marks<'p> {
         policy: &'p Policy,
         services: &Services<'_>,
         rules: &[(RuleKey, RuleSlots)],
+        sources: &[((u32, PrefixKey), RuleSlots)],
         namespaces: &BTreeSet<u32>,
     ) -> Self {
         let denies = policy
@@ -88,7 +92,7 @@ impl<'p> Marks<'p> {
                 .flat_map(|rule| covered(policy, rule, services))
                 .collect(),
             caller_splits: callers.map(|split| &split.service).collect(),
-            callers: kinds_of_callers(rules, namespaces),
+            callers: kinds_of_callers(rules, sources, namespaces),
         }
     }
 
@@ -112,6 +116,7 @@ impl<'p> Marks<'p> {
 /// others.
 fn kinds_of_callers(
     rules: &[(RuleKey, RuleSlots)],
+    sources: &[((u32, PrefixKey), RuleSlots)],
     namespaces: &BTreeSet<u32>,
 ) -> HashMap<u32, u32> {
     let mut kinds: HashMap<u32, u32> = HashMap::new();
@@ -121,6 +126,10 @@ fn kinds_of_callers(
         } else if namespaces.contains(&key.subject) {
             *kinds.entry(key.frontend).or_default() |= destination_flag::NAMESPACE_RULES;
         }
+    }
+    for ((_, key), _) in sources {
+        let frontend = u32::from_be_bytes(key.owner);
+        *kinds.entry(frontend).or_default() |= destination_flag::ADDRESS_RULES;
     }
     kinds
 }
@@ -155,11 +164,13 @@ fn add_vip(
 
 fn add_endpoint(
     found: &mut BTreeMap<SocketKey, Destination>,
+    service: &Service,
     endpoint: &Endpoint,
     port: &Port,
     mut destination: Destination,
 ) {
     destination.flags |= destination_flag::ENDPOINT;
+    destination.home = address(endpoint.address.ip());
     let ip = endpoint.address.ip();
     let protocol = port.protocol.ip_protocol();
     let key = SocketKey::new(address(ip), endpoint.address.port(), protocol);
@@ -174,6 +185,10 @@ fn add_endpoint(
             found.insert(key, destination);
         }
         Location::Local => {
+            destination.flags |= destination_flag::THIS_NODE;
+            if service.workload.is_some() {
+                destination.flags |= destination_flag::OWNED;
+            }
             found.insert(key, destination);
             add_local_port(
                 found,
@@ -194,14 +209,19 @@ fn add_local_port(
     key: SocketKey,
     destination: Destination,
 ) {
+    const SHARED: u32 = destination_flag::PROTECTED | destination_flag::OWNED;
     match found.entry(key) {
         Entry::Vacant(entry) => {
             entry.insert(destination);
         }
-        Entry::Occupied(mut entry) if entry.get().frontend != destination.frontend => {
-            let shared = destination.flags & destination_flag::PROTECTED;
-            entry.get_mut().flags |= destination_flag::AMBIGUOUS | shared;
+        Entry::Occupied(mut entry) => {
+            let first = entry.get_mut();
+            if first.home != destination.home {
+                first.home = Address::LOCAL;
+            }
+            if first.frontend != destination.frontend {
+                first.flags |= destination_flag::AMBIGUOUS | (destination.flags & SHARED);
+            }
         }
-        Entry::Occupied(_) => {}
     }
 }

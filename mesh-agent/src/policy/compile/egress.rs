@@ -1,21 +1,19 @@
 //! Where callers with `egress = "deny"` may go outside the mesh.
 //!
-//! The kernel finds the longest prefix only, so each prefix's entry holds the rules of all the
-//! prefixes that contain it: deny beats allow whichever is the longer. It looks for the port
-//! first and then for all ports, so an entry for a port holds the rules for all ports too, or
-//! the more specific caller would not always come first.
+//! The kernel looks for the port first and then for all ports, so an entry for a port holds the
+//! rules for all ports too, or the more specific caller would not always come first.
 
 use std::collections::BTreeMap;
-use std::net::Ipv6Addr;
 
-use ipnet::{IpNet, Ipv4Net};
-use mesh_common::{EgressKey, RuleSlots};
+use ipnet::IpNet;
+use mesh_common::{PrefixKey, RuleSlots};
 
+use super::Ids;
+use super::prefixes::{self, Nets};
 use super::rules::slot_of;
-use super::{Ids, address};
 use crate::policy::model::{Egress, Policy, PortMatch, Rule, Service, Source, Target};
 
-pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, EgressKey), RuleSlots)> {
+pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, PrefixKey), RuleSlots)> {
     let mut found = Vec::new();
     for service in policy
         .services
@@ -29,20 +27,12 @@ pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, EgressKey), 
             if let Some(all_ports) = by_port.get(&0).filter(|_| *port != 0) {
                 add_overlapping(&mut nets, all_ports);
             }
-            if nets.keys().any(contains_mapped) {
-                nets.entry(IpNet::V4(Ipv4Net::default())).or_default();
-            }
-            for net in nets.keys() {
-                found.push((key(subject, *port, net), merged(&nets, net)));
-            }
+            found.extend(prefixes::entries(subject, *port, nets));
         }
     }
     found.sort_unstable_by_key(|(key, _)| *key);
     found
 }
-
-/// Rules by the net they name, each with its rank: the more specific caller first.
-type Nets = BTreeMap<IpNet, Vec<(usize, RuleSlots)>>;
 
 /// Adds those of `others` that share an address with one of `nets`.
 fn add_overlapping(nets: &mut Nets, others: &Nets) {
@@ -54,13 +44,6 @@ fn add_overlapping(nets: &mut Nets, others: &Nets) {
     for (net, rules) in found {
         nets.entry(*net).or_default().extend(rules);
     }
-}
-
-/// Whether an IPv6 range contains the range that IPv4 is mapped to. A rule that names it is
-/// about IPv6, so IPv4 gets an entry of its own, which is longer.
-fn contains_mapped(net: &IpNet) -> bool {
-    const MAPPED: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0);
-    matches!(net, IpNet::V6(v6) if v6.prefix_len() <= 96 && v6.contains(&MAPPED))
 }
 
 /// The service's own rules for each port, 0 for all.
@@ -113,28 +96,4 @@ fn ports(rule: &Rule) -> Vec<u16> {
         PortMatch::Name(_) => None,
     });
     numbers.collect()
-}
-
-/// The rules of `net` and of every net that contains it.
-fn merged(nets: &Nets, net: &IpNet) -> RuleSlots {
-    let mut ranked: Vec<(usize, RuleSlots)> = nets
-        .iter()
-        .filter(|(other, _)| other.contains(net))
-        .flat_map(|(_, rules)| rules.iter().copied())
-        .collect();
-    ranked.sort_unstable_by_key(|(rank, _)| *rank);
-    let mut slots = RuleSlots::default();
-    for (_, rule) in ranked {
-        slots.merge(&rule);
-    }
-    slots
-}
-
-fn key(subject: u32, port: u16, net: &IpNet) -> (u32, EgressKey) {
-    let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
-    let bits = EgressKey::FIXED_BITS + mapped + u32::from(net.prefix_len());
-    (
-        bits,
-        EgressKey::new(subject, port, address(net.network()).0),
-    )
 }

@@ -190,9 +190,11 @@ fn entry(endpoint: &Endpoint, ids: &mut Ids) -> EndpointEntry {
     if endpoint.address.ip().is_loopback() {
         flags |= endpoint_flag::LOOPBACK;
     }
-    if matches!(endpoint.location, Location::Node(_)) {
-        flags |= endpoint_flag::REMOTE;
-    }
+    flags |= match endpoint.location {
+        Location::Node(_) => endpoint_flag::REMOTE,
+        Location::Local => endpoint_flag::THIS_NODE,
+        Location::External => 0,
+    };
     EndpointEntry {
         address: address(endpoint.address.ip()),
         version: ids.versions.id(&endpoint.version),

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use mesh_common::{
-    DEFAULT_RULE, Destination, EgressKey, EndpointEntry, RuleKey, RuleSlots, ScheduleSlot,
+    DEFAULT_RULE, Destination, EndpointEntry, PrefixKey, RuleKey, RuleSlots, ScheduleSlot,
     SocketKey, Split, SplitKey, Subject, SubjectInfo, Verdict, destination_flag, subject_flag,
 };
 
@@ -19,7 +19,7 @@ fn find<K: Ord, V: Copy>(entries: &[(K, V)], key: &K) -> Option<V> {
 }
 
 /// The longest prefix that covers `key`, as the kernel's trie finds it.
-fn find_longest(entries: &[((u32, EgressKey), RuleSlots)], key: &EgressKey) -> Option<RuleSlots> {
+fn find_longest(entries: &[((u32, PrefixKey), RuleSlots)], key: &PrefixKey) -> Option<RuleSlots> {
     let covering = entries
         .iter()
         .filter(|((bits, prefix), _)| common_bits(&bytes(prefix), &bytes(key)) >= *bits);
@@ -28,8 +28,8 @@ fn find_longest(entries: &[((u32, EgressKey), RuleSlots)], key: &EgressKey) -> O
         .map(|(_, slots)| *slots)
 }
 
-fn bytes(key: &EgressKey) -> Vec<u8> {
-    [&key.subject[..], &key.port, &key._pad, &key.address].concat()
+fn bytes(key: &PrefixKey) -> Vec<u8> {
+    [&key.owner[..], &key.port, &key._pad, &key.address].concat()
 }
 
 fn common_bits(a: &[u8], b: &[u8]) -> u32 {
@@ -92,12 +92,25 @@ impl Kernel<'_> {
         }
         let mut rules = RuleSlots::default();
         for port in [port, 0] {
-            let key = EgressKey::new(subject, port, address(ip).0);
+            let key = PrefixKey::new(subject, port, address(ip).0);
             if let Some(found) = find_longest(&self.0.egress, &key) {
                 rules.merge(&found);
             }
         }
         rules.verdict(true, 0)
+    }
+
+    /// Verdict and rule on a client outside the mesh.
+    pub(super) fn judge_address(&self, ip: IpAddr, destination: &Destination) -> (Verdict, u32) {
+        let mut rules = RuleSlots::default();
+        let key = PrefixKey::new(destination.frontend, 0, address(ip).0);
+        if destination.flags & destination_flag::ADDRESS_RULES != 0
+            && let Some(found) = find_longest(&self.0.sources, &key)
+        {
+            rules = found;
+        }
+        let default_deny = destination.flags & destination_flag::DEFAULT_DENY != 0;
+        rules.verdict(default_deny, DEFAULT_RULE)
     }
 
     /// The split a caller is subject to.

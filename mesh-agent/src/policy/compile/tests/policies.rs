@@ -81,7 +81,7 @@ fn source() -> impl Strategy<Value = Source> {
         1 => Just(Source::Any),
         1 => Just(Source::Host),
         1 => Just(Source::Node("edge-2".into())),
-        1 => Just(Source::Cidr("192.168.1.0/24".parse().expect("a net"))),
+        2 => net().prop_map(Source::Cidr),
     ]
 }
 

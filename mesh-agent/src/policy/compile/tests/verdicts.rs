@@ -83,6 +83,32 @@ proptest! {
     }
 
     #[test]
+    fn clients_outside_the_mesh(
+        policy in policy(),
+        clients in prop::collection::vec(outside(), 8),
+    ) {
+        let mut ids = Ids::new(1);
+        let entries = compile(&policy, &mut ids);
+        let kernel = Kernel(&entries);
+        for service in policy.services.values() {
+            for endpoint in &service.endpoints {
+                let (port, ip) = (&service.ports[endpoint.port], endpoint.address.ip());
+                let destination = kernel
+                    .destination(ip, endpoint.address.port(), port.protocol.ip_protocol())
+                    .expect("every endpoint has an entry");
+                for client in &clients {
+                    let decision = evaluate(&policy, Caller::Outside(*client), &service.name, port);
+                    prop_assert_eq!(
+                        named(kernel.judge_address(*client, &destination), &ids),
+                        expected(&decision),
+                        "{} to {}:{}", client, service.name, port.name
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn calls_out_of_the_mesh(
         policy in policy(),
         dialled in prop::collection::vec((outside(), prop::sample::select(vec![53u16, 80, 443, 9])), 8),

@@ -1,0 +1,42 @@
+//! Clients outside the mesh that rules name by address.
+
+use std::collections::BTreeMap;
+
+use mesh_common::{PrefixKey, RuleSlots};
+
+use super::prefixes::{self, Nets};
+use super::rules::{covered, slot_of};
+use super::{Ids, Services};
+use crate::policy::model::{Policy, Source};
+
+/// The addresses that rules name, by frontend.
+pub(super) fn entries(
+    policy: &Policy,
+    services: &Services<'_>,
+    ids: &mut Ids,
+) -> Vec<((u32, PrefixKey), RuleSlots)> {
+    let mut by_frontend: BTreeMap<u32, Nets> = BTreeMap::new();
+    for (order, rule) in policy.rules.iter().enumerate() {
+        let nets = rule.from.iter().filter_map(|source| match source {
+            Source::Cidr(net) => Some(net.trunc()),
+            _ => None,
+        });
+        let nets: Vec<_> = nets.collect();
+        if nets.is_empty() {
+            continue;
+        }
+        let slots = slot_of(rule, ids.rules.id(&rule.name));
+        for frontend in covered(policy, rule, services) {
+            let found = by_frontend.entry(frontend).or_default();
+            for net in &nets {
+                found.entry(*net).or_default().push((order, slots));
+            }
+        }
+    }
+    let mut entries: Vec<_> = by_frontend
+        .into_iter()
+        .flat_map(|(frontend, nets)| prefixes::entries(frontend, 0, nets))
+        .collect();
+    entries.sort_unstable_by_key(|(key, _)| *key);
+    entries
+}

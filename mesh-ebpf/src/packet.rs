@@ -1,0 +1,140 @@
+//! The first packet of a connection, or a datagram, as `cgroup_skb` shows it: from the IP header on.
+
+use core::mem::size_of;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_skb_load_bytes;
+use mesh_common::{Address, IPPROTO_TCP, IPPROTO_UDP, SocketKey};
+
+/// How many IPv6 extension headers are passed over.
+const MAX_EXTENSIONS: u32 = 8;
+
+const IPV4_HEADER: u32 = 20;
+const IPV6_HEADER: u32 = 40;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+
+/// Both ends of a packet.
+pub(crate) struct Packet {
+    pub(crate) source: SocketKey,
+    pub(crate) target: SocketKey,
+    pub(crate) v4: bool,
+    flags: u8,
+}
+
+impl Packet {
+    /// Reads the headers; `None` if they are no TCP's or UDP's.
+    #[inline(always)]
+    pub(crate) fn parse(skb: *mut __sk_buff) -> Option<Self> {
+        let [first] = load::<1>(skb, 0)?;
+        match first >> 4 {
+            4 => {
+                let header = load::<{ IPV4_HEADER as usize }>(skb, 0)?;
+                let [
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    _,
+                    protocol,
+                    _,
+                    _,
+                    a,
+                    b,
+                    c,
+                    d,
+                    e,
+                    f,
+                    g,
+                    h,
+                ] = header;
+                let ends = (
+                    Address::from_v4([a, b, c, d]),
+                    Address::from_v4([e, f, g, h]),
+                );
+                Self::transport(skb, u32::from(first & 0xf) * 4, protocol, ends, true)
+            }
+            6 => {
+                let [next] = load::<1>(skb, 6)?;
+                let ends = (Address(load(skb, 8)?), Address(load(skb, 24)?));
+                let (offset, protocol) = skip_extensions(skb, next)?;
+                Self::transport(skb, offset, protocol, ends, false)
+            }
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn transport(
+        skb: *mut __sk_buff,
+        offset: u32,
+        protocol: u8,
+        (source, target): (Address, Address),
+        v4: bool,
+    ) -> Option<Self> {
+        let [a, b, c, d] = load::<4>(skb, offset)?;
+        let flags = match protocol {
+            IPPROTO_TCP => load::<1>(skb, offset + 13)?[0],
+            IPPROTO_UDP => 0,
+            _ => return None,
+        };
+        Some(Self {
+            source: SocketKey::new(source, u16::from_be_bytes([a, b]), protocol),
+            target: SocketKey::new(target, u16::from_be_bytes([c, d]), protocol),
+            v4,
+            flags,
+        })
+    }
+
+    /// Whether it asks for a connection.
+    #[inline(always)]
+    pub(crate) fn opens(&self) -> bool {
+        self.flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+}
+
+/// Where the transport header of an IPv6 packet begins, and its protocol.
+#[inline(always)]
+fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32, u8)> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION_OPTIONS: u8 = 60;
+    let mut offset = IPV6_HEADER;
+    for _ in 0..MAX_EXTENSIONS {
+        if next == IPPROTO_TCP || next == IPPROTO_UDP {
+            return Some((offset, next));
+        }
+        let [following, length] = load::<2>(skb, offset)?;
+        let length = u32::from(length);
+        offset += match next {
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (length + 1) * 8,
+            FRAGMENT => 8,
+            AUTHENTICATION => (length + 2) * 4,
+            _ => return None,
+        };
+        next = following;
+    }
+    None
+}
+
+#[inline(always)]
+fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+    let mut bytes = [0u8; N];
+    // SAFETY: the context as the kernel handed it over, and room for as many bytes as are asked
+    // for.
+    let failed = unsafe {
+        bpf_skb_load_bytes(
+            skb.cast(),
+            offset,
+            bytes.as_mut_ptr().cast(),
+            size_of::<[u8; N]>() as u32,
+        )
+    };
+    (failed == 0).then_some(bytes)
+}
