@@ -15,6 +15,12 @@ impl Address {
     /// those of its interfaces. What a local endpoint can be reached by besides its own address.
     pub const LOCAL: Self = Self([0; 16]);
 
+    /// What the agent dials every few seconds to see that it is refused: the IPv4 dummy address
+    /// 192.0.0.8 (RFC 7600), which no packet is sent to.
+    pub const CANARY_V4: Self = Self::from_v4([192, 0, 0, 8]);
+    /// The same for IPv6: an address of the discard-only prefix (RFC 6666), `100::6d65:7368`.
+    pub const CANARY_V6: Self = Self([1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x6d, 0x65, 0x73, 0x68]);
+
     /// The address of an IPv4 address given in network order.
     #[inline(always)]
     pub const fn from_v4(octets: [u8; 4]) -> Self {

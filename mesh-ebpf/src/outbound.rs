@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use mesh_common::{
-    Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_TCP, IPPROTO_UDP, Reason,
+    Address, Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_TCP, IPPROTO_UDP, Reason,
     SocketKey, SocketState, UDP_FLOWS, UdpFlow, UdpFlows, destination_flag, endpoint_flag,
     header_flag, socket_flag, subject_flag,
 };
@@ -23,6 +23,10 @@ pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
     };
     let dialled = ctx.address();
     let Some(destination) = destination::find(&policy, ctx, &dialled) else {
+        // The agent's question whether this program runs.
+        if dialled.address == Address::CANARY_V4 || dialled.address == Address::CANARY_V6 {
+            return false;
+        }
         forget_flow(ctx);
         destination::note_foreign(&policy, ctx, &dialled);
         return leave(&policy, &dialled, hook);

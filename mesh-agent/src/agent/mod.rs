@@ -4,6 +4,7 @@
 //! lines.
 
 mod denials;
+mod health;
 mod loaded;
 mod names;
 mod run;
@@ -22,6 +23,7 @@ use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
 use self::denials::Denials;
+use self::health::Health;
 use self::loaded::{Loaded, render};
 use self::names::Names;
 pub use self::run::run;
@@ -57,6 +59,7 @@ pub struct Agent {
     dataplane: Mutex<Dataplane>,
     state: Mutex<State>,
     denials: Mutex<Denials>,
+    health: Mutex<Health>,
     ready: AtomicBool,
     /// Whether a reload has left freed memory on the heap.
     heap_to_tidy: AtomicBool,
@@ -142,6 +145,7 @@ impl Agent {
                 reloads_rejected: 0,
             }),
             denials: Mutex::new(denials),
+            health: Mutex::default(),
             ready: AtomicBool::new(false),
             heap_to_tidy: AtomicBool::new(false),
         });
@@ -222,7 +226,7 @@ impl Agent {
         started: Instant,
     ) -> Result<(), DataplaneError> {
         let mut dataplane = lock(&self.dataplane);
-        let revision = dataplane.header()?.map_or(1, |header| header.revision + 1);
+        let revision = dataplane.next_revision()?;
         let touched = dataplane.apply(&loaded.entries, revision, loaded.ids.epoch)?;
         let took = started.elapsed();
         for warning in &loaded.warnings {
@@ -290,6 +294,26 @@ impl Agent {
             });
         }
         Rejected { diagnostics }
+    }
+
+    /// Puts the current policy in force once more.
+    fn reapply(&self) {
+        let mut state = lock(&self.state);
+        let Some(current) = state.current.clone() else {
+            return;
+        };
+        let started = Instant::now();
+        let sources = SourceSet::clone(&current.sources);
+        let again = Loaded::from_sources(sources, &self.config.local_node(), &state.ids);
+        let applied = match again {
+            Ok(loaded) => self
+                .apply(&mut state, loaded, started)
+                .map_err(|error| error.to_string()),
+            Err(problems) => Err(render(&problems)),
+        };
+        if let Err(error) = applied {
+            tracing::error!(error, "CRITICAL: the policy cannot be put in force again");
+        }
     }
 
     /// Brings the kernel side up to date with the host.

@@ -25,6 +25,8 @@ const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 const RESCAN: Duration = Duration::from_secs(30);
 /// How often the kernel side is brought up to date with the host.
 const TIDY: Duration = Duration::from_secs(10);
+/// How often it is looked whether everything is in force.
+const HEALTH: Duration = Duration::from_secs(2);
 /// From linux/rtnetlink.h: groups for IPv4 and IPv6 interface addresses.
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 /// See [`RTMGRP_IPV4_IFADDR`].
@@ -90,6 +92,7 @@ struct Loop<'a> {
     waiting_logged: bool,
     rescan: Instant,
     tidy: Instant,
+    health: Instant,
 }
 
 impl<'a> Loop<'a> {
@@ -111,6 +114,7 @@ impl<'a> Loop<'a> {
             waiting_logged: false,
             rescan: now + RESCAN,
             tidy: now + TIDY,
+            health: now + HEALTH,
         })
     }
 
@@ -127,6 +131,10 @@ impl<'a> Loop<'a> {
             if self.host_changed() || Instant::now() >= self.tidy {
                 self.agent.tidy();
                 self.tidy = Instant::now() + TIDY;
+            }
+            if Instant::now() >= self.health {
+                self.agent.check_health();
+                self.health = Instant::now() + HEALTH;
             }
         }
     }
@@ -155,7 +163,7 @@ impl<'a> Loop<'a> {
     }
 
     fn deadline(&self) -> Instant {
-        let regular = self.rescan.min(self.tidy);
+        let regular = self.rescan.min(self.tidy).min(self.health);
         self.settled()
             .map_or(regular, |settled| settled.min(regular))
     }

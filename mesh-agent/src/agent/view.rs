@@ -16,8 +16,8 @@ use crate::telemetry::snapshot::{
     Transport,
 };
 use crate::telemetry::status::{
-    LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView, SCHEMA_VERSION, Status,
-    resident_bytes,
+    HealthView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView, RepairView,
+    SCHEMA_VERSION, Status, resident_bytes,
 };
 use crate::telemetry::time::unix_seconds;
 
@@ -89,6 +89,7 @@ impl Source for Agent {
             maps: snapshot.maps.iter().map(MapView::from).collect(),
             losses: LossView::from(&snapshot),
             denials: lock(&self.denials).recent.list(),
+            health: self.health_view(),
         }
     }
 
@@ -174,9 +175,26 @@ impl Agent {
 
     fn counters(&self) -> AgentCounters {
         let denials = lock(&self.denials);
+        let health = lock(&self.health);
         AgentCounters {
+            enforcement_repairs: health.repairs,
+            canary_failures: health.canary_failures,
             denial_logs_suppressed: denials.suppressed,
             denial_records_malformed: denials.malformed,
+        }
+    }
+
+    fn health_view(&self) -> HealthView {
+        let health = lock(&self.health);
+        HealthView {
+            canary: health.canary,
+            canary_failures: health.canary_failures,
+            repairs: health.repairs,
+            last_repair: health.last.as_ref().map(|(when, what)| RepairView {
+                unix_seconds: unix_seconds(*when),
+                what: what.clone(),
+            }),
+            error: health.error.clone(),
         }
     }
 

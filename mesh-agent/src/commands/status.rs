@@ -8,8 +8,9 @@ use hyper::{Method, StatusCode};
 use super::output::{Output, Style, Tone, clean, print, table};
 use crate::admin;
 use crate::telemetry::denials::DenialView;
+use crate::telemetry::snapshot::CanaryState;
 use crate::telemetry::status::{
-    Document, MapView, MemoryView, PolicyView, ProgramView, SCHEMA_VERSION, Status,
+    Document, HealthView, MapView, MemoryView, PolicyView, ProgramView, SCHEMA_VERSION, Status,
 };
 use crate::telemetry::time::{rough, unix_seconds, utc};
 
@@ -128,7 +129,24 @@ fn facts(status: &Status, now: f64) -> Vec<[String; 2]> {
         facts.extend(policy_facts(policy, now));
     }
     facts.push(["memory".into(), memory(&status.memory)]);
+    facts.push(["canary".into(), canary(&status.health, now)]);
     facts
+}
+
+/// How the last call that must be refused went, and what was put back last.
+fn canary(health: &HealthView, now: f64) -> String {
+    let mut text = match health.canary {
+        CanaryState::Refused => "refused, as it must be".to_owned(),
+        CanaryState::Failed => "NOT REFUSED".to_owned(),
+        CanaryState::NotApplicable => "none: the agent is outside of cgroup_root".to_owned(),
+    };
+    if let Some(repair) = &health.last_repair {
+        let ago = rough(Duration::from_secs_f64(
+            (now - repair.unix_seconds).max(0.0),
+        ));
+        text += &format!("; {} ago put back: {}", ago, clean(&repair.what));
+    }
+    text
 }
 
 fn policy_facts(policy: &PolicyView, now: f64) -> [[String; 2]; 3] {

@@ -5,6 +5,8 @@
 
 mod addresses;
 mod cgroup;
+mod guard;
+mod migrate;
 mod pins;
 mod policy_maps;
 mod programs;
@@ -24,6 +26,8 @@ use mesh_sys::{effective_programs, netns_cookie};
 
 use self::addresses::LocalAddresses;
 pub use self::cgroup::{Cgroup, Hierarchy};
+use self::guard::Guard;
+use self::migrate::Inherited;
 pub use self::pins::{Pins, PinsError};
 use self::policy_maps::PolicyMaps;
 use self::programs::Globals;
@@ -52,6 +56,8 @@ pub struct Dataplane {
     pins: Pins,
     hierarchy: Hierarchy,
     ebpf: Option<Ebpf>,
+    guard: Option<Guard>,
+    inherited: Inherited,
     policy: PolicyMaps,
     stats: StatsMaps,
     addresses: LocalAddresses,
@@ -73,8 +79,10 @@ impl Dataplane {
             root: hierarchy.prefix(),
             log_level: options.log_level,
         };
+        let inherited = Inherited::take(&pins)?;
         policy_maps::prepare(&pins)?;
         let mut ebpf = programs::load(&pins, globals)?;
+        inherited.move_links(&pins)?;
         let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
         let records = Records::new(&mut ebpf)?;
         let dataplane = Self {
@@ -82,6 +90,8 @@ impl Dataplane {
             stats: StatsMaps::new(&mut ebpf)?,
             addresses: LocalAddresses::new(&mut ebpf)?,
             ebpf: Some(ebpf),
+            guard: None,
+            inherited,
             pins,
             hierarchy,
             unserved,
@@ -96,9 +106,24 @@ impl Dataplane {
     /// The kernel refuses.
     pub fn attach(&mut self) -> Result<(), DataplaneError> {
         self.addresses.refresh()?;
-        match self.ebpf.take() {
-            Some(mut ebpf) => programs::attach(&mut ebpf, &self.pins, &self.hierarchy),
-            None => Ok(()),
+        if let Some(mut ebpf) = self.ebpf.take() {
+            programs::attach(&mut ebpf, &self.pins, &self.hierarchy)?;
+        }
+        self.inherited.remove()?;
+        self.guard = Some(Guard::new(&self.pins)?);
+        Ok(())
+    }
+
+    /// Puts back what somebody has removed: pins, links, the file system they are on. What
+    /// was missing, in words.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be put back.
+    pub fn repair(&mut self) -> Result<Vec<String>, DataplaneError> {
+        match &mut self.guard {
+            Some(guard) => guard.repair(&mut self.pins, &self.hierarchy),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -109,6 +134,16 @@ impl Dataplane {
     /// The kernel refuses.
     pub fn header(&self) -> Result<Option<PolicyHeader>, DataplaneError> {
         Ok(self.policy.header()?)
+    }
+
+    /// The number that the next policy gets.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn next_revision(&self) -> Result<u64, DataplaneError> {
+        let last = self.header()?.map_or(0, |header| header.revision);
+        Ok(last.max(self.inherited.revision) + 1)
     }
 
     /// Puts `entries` in force in one step. On an error the policy in force stays.

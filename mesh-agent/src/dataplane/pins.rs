@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use rustix::fs::{FlockOperation, flock};
 pub struct Pins {
     root: PathBuf,
     directory: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Why the pin directory cannot be had.
@@ -62,7 +63,7 @@ impl Pins {
         Ok(Self {
             root,
             directory,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -81,8 +82,36 @@ impl Pins {
         Ok(Some(Self {
             root,
             directory,
-            _lock: lock,
+            lock,
         }))
+    }
+
+    /// Makes the directories again if they are gone, or the file system they were on; whether
+    /// they were.
+    ///
+    /// # Errors
+    ///
+    /// Another agent has taken their place, or they cannot be made.
+    pub fn restore(&mut self) -> Result<bool, PinsError> {
+        let same = |root: fs::Metadata, locked: fs::Metadata| {
+            (root.dev(), root.ino()) == (locked.dev(), locked.ino())
+        };
+        let ours = match (fs::metadata(&self.root), self.lock.metadata()) {
+            (Ok(root), Ok(locked)) => same(root, locked),
+            _ => false,
+        };
+        let whole = ["maps", "links"].map(|name| self.directory.join(name).is_dir());
+        if ours && whole == [true, true] {
+            return Ok(false);
+        }
+        let bpffs = self.root.parent().unwrap_or(&self.root).to_owned();
+        *self = Self::take(&bpffs)?;
+        Ok(true)
+    }
+
+    /// The directory of all versions.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Where the map `name` is pinned.

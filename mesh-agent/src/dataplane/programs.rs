@@ -136,7 +136,7 @@ pub(super) const MAPS: &[&str] = &[
     "WALK",
 ];
 
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// What the programs are told before they are loaded.
 #[derive(Clone, Copy, Debug)]

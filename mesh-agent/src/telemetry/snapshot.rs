@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::{Counter, FlowStats, Reason, Verdict};
+use serde::{Deserialize, Serialize};
 
 use crate::policy::model::DefaultAction;
 
@@ -155,4 +156,22 @@ pub struct AgentCounters {
     pub denial_logs_suppressed: u64,
     /// Denial records that could not be decoded.
     pub denial_records_malformed: u64,
+    /// How often something that somebody removed was put back.
+    pub enforcement_repairs: u64,
+    /// How often the canary was not refused.
+    pub canary_failures: u64,
+}
+
+/// What became of a `connect()` that must be refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CanaryState {
+    /// The agent is outside the part of the hierarchy that is the mesh's, where nothing is
+    /// refused.
+    #[default]
+    NotApplicable,
+    /// It was refused, as it must be.
+    Refused,
+    /// It was not.
+    Failed,
 }

@@ -7,7 +7,7 @@ use mesh_common::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::denials::DenialView;
-use super::snapshot::{MapUsage, ProgramState, Snapshot};
+use super::snapshot::{CanaryState, MapUsage, ProgramState, Snapshot};
 
 pub use super::process::resident_bytes;
 
@@ -45,6 +45,45 @@ pub struct Status {
     pub losses: LossView,
     /// The latest denials, newest first.
     pub denials: Vec<DenialView>,
+    /// Whether everything stays in force.
+    #[serde(default)]
+    pub health: HealthView,
+}
+
+/// Whether everything stays in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// What became of the last `connect()` that must be refused.
+    pub canary: CanaryState,
+    /// How often it was not refused.
+    pub canary_failures: u64,
+    /// How often something that somebody removed was put back.
+    pub repairs: u64,
+    /// The last time.
+    pub last_repair: Option<RepairView>,
+    /// Why something cannot be put back.
+    pub error: Option<String>,
+}
+
+/// Something that was put back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RepairView {
+    /// When, seconds since 1970.
+    pub unix_seconds: f64,
+    /// What.
+    pub what: String,
+}
+
+impl HealthView {
+    fn problems(&self) -> impl Iterator<Item = String> {
+        let failed = self.canary == CanaryState::Failed;
+        let canary = failed.then(|| {
+            "NOT ENFORCING: a connect() that must be refused was not (see the log)".to_owned()
+        });
+        let error = self.error.as_ref();
+        let error = error.map(|error| format!("ENFORCEMENT CANNOT BE PUT BACK: {error}"));
+        [canary, error].into_iter().flatten()
+    }
 }
 
 /// A program at its hook.
@@ -174,6 +213,7 @@ impl Status {
                 format!("NOT ENFORCING: {hook} has no effective program")
             });
         }
+        problems.extend(self.health.problems());
         if let Some(rejected) = &self.rejected {
             problems.push(self.rejection(rejected));
         }

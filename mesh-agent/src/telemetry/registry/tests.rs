@@ -103,6 +103,8 @@ fn snapshot() -> Snapshot {
         agent: AgentCounters {
             denial_logs_suppressed: 6,
             denial_records_malformed: 0,
+            enforcement_repairs: 0,
+            canary_failures: 0,
         },
     }
 }

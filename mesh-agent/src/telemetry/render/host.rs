@@ -169,6 +169,18 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         "Denials of any kind, also those without a series of their own.",
         Some(kernel(Counter::Denials)),
     )?;
+    sheet.single(
+        "mesh_enforcement_repairs",
+        None,
+        "How often pins or programs that somebody removed were put back.",
+        Some(Value::Count(agent.enforcement_repairs)),
+    )?;
+    sheet.single(
+        "mesh_canary_failures",
+        None,
+        "Calls of the agent's own that had to be refused and were not.",
+        Some(Value::Count(agent.canary_failures)),
+    )?;
     sheet.family(
         "mesh_events_lost",
         None,
