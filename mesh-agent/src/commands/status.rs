@@ -227,7 +227,7 @@ fn denials(denials: &[DenialView], now: f64) -> Vec<[String; 7]> {
             clean(&denial.source_service),
             called(denial),
             cause(denial),
-            format!("{}[{}] uid {}", clean(&denial.comm), denial.pid, denial.uid),
+            sender(denial),
         ]
     };
     with_head(
@@ -236,6 +236,14 @@ fn denials(denials: &[DenialView], now: f64) -> Vec<[String; 7]> {
         ],
         denials.iter().map(row),
     )
+}
+
+/// The process, or where a packet came from.
+fn sender(denial: &DenialView) -> String {
+    match &denial.peer {
+        Some(peer) => format!("packet from {}", clean(peer)),
+        None => format!("{}[{}] uid {}", clean(&denial.comm), denial.pid, denial.uid),
+    }
 }
 
 fn called(denial: &DenialView) -> String {

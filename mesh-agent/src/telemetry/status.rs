@@ -174,6 +174,9 @@ pub struct LossView {
     pub split_counters_shared: u64,
     /// Sockets that got no storage.
     pub socket_storage_failed: u64,
+    /// Connections to another network namespace that got no ticket.
+    #[serde(default)]
+    pub tickets_dropped: u64,
     /// UDP flows displaced by newer ones.
     pub udp_flows_displaced: u64,
 }
@@ -301,6 +304,7 @@ impl From<&Snapshot> for LossView {
             affinity_dropped: count(Counter::AffinityDropped),
             split_counters_shared: count(Counter::SplitCountersShared),
             socket_storage_failed: count(Counter::SocketStorageFailed),
+            tickets_dropped: count(Counter::TicketsDropped),
             udp_flows_displaced: count(Counter::UdpFlowsDisplaced),
         }
     }
@@ -318,6 +322,7 @@ impl LossView {
             affinity_dropped,
             split_counters_shared,
             socket_storage_failed,
+            tickets_dropped,
             udp_flows_displaced,
         } = self;
         let all = [
@@ -333,6 +338,10 @@ impl LossView {
             (
                 "sockets without storage (net.core.optmem_max)",
                 *socket_storage_failed,
+            ),
+            (
+                "connections to another network namespace without a ticket",
+                *tickets_dropped,
             ),
             ("UDP flows displaced by newer ones", *udp_flows_displaced),
         ];

@@ -1,7 +1,7 @@
 //! The table, whole, and the exit codes.
 
 use super::*;
-use crate::telemetry::status::{LossView, RejectedView};
+use crate::telemetry::status::{HealthView, LossView, RejectedView, RepairView};
 
 const NOW: f64 = 1_795_253_400.0;
 
@@ -30,6 +30,10 @@ fn healthy() -> Status {
             agent_bytes: 6_400_000,
             maps_bytes: 700_000,
             limit_bytes: Some(32 << 20),
+        },
+        health: HealthView {
+            canary: CanaryState::Refused,
+            ..HealthView::default()
         },
         ..Status::default()
     }
@@ -61,6 +65,7 @@ policy   revision 7, default deny, services 2, rules 3, splits 1
 applied  2026-11-21T09:17:55Z (12m 5s ago), took 3.1 ms, digest 0123abcd
 files    10-shop.toml 20-dev.toml
 memory   agent 6.1 MiB, BPF maps 683 KiB, limit 32.0 MiB
+canary   refused, as it must be
 
 programs
   HOOK      PROGRAM   STATE
@@ -99,6 +104,15 @@ fn what_is_wrong_comes_first() {
         ..denial.clone()
     };
     let status = Status {
+        health: HealthView {
+            canary: CanaryState::Refused,
+            repairs: 1,
+            last_repair: Some(RepairView {
+                unix_seconds: NOW - 90.0,
+                what: "the pin of map RULES".into(),
+            }),
+            ..HealthView::default()
+        },
         programs: vec![program("connect4", false)],
         rejected: Some(RejectedView {
             rejected_unix_seconds: NOW - 60.0,
@@ -137,6 +151,7 @@ node    edge-1 (trust domain mesh.local)
 agent   0.1.0, pid 812, up 3d 4h
 cgroup  /sys/fs/cgroup
 memory  agent 6.1 MiB, BPF maps 683 KiB, limit 32.0 MiB
+canary  refused, as it must be; 1m 30s ago put back: the pin of map RULES
 
 programs
   HOOK      PROGRAM   STATE

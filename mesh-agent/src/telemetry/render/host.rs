@@ -220,6 +220,7 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             ("affinity", Counter::AffinityDropped),
             ("split-counter", Counter::SplitCountersShared),
             ("socket-storage", Counter::SocketStorageFailed),
+            ("ticket", Counter::TicketsDropped),
             ("udp-flow", Counter::UdpFlowsDisplaced),
         ]
         .map(|(resource, counter)| ([("resource", resource)], kernel(counter))),
