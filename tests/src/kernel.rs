@@ -5,6 +5,9 @@ use std::fs::{self, File};
 use std::hash::Hash;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
@@ -125,4 +128,27 @@ pub fn per_cpu_hash<K: Pod, V: Pod>(
 ) -> io::Result<PerCpuHashMap<MapData, K, V>> {
     let data = MapData::from_pin(sandbox.map_pin(name)).map_err(io::Error::other)?;
     PerCpuHashMap::try_from(Map::PerCpuHashMap(data)).map_err(io::Error::other)
+}
+
+/// Removes a cgroup whose processes have just ended, as soon as the kernel lets go of them.
+///
+/// # Errors
+///
+/// It does not within two seconds.
+pub fn remove_cgroup(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match fs::remove_dir(path) {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(1)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// How many cgroups there are at `path` and below.
+pub fn count_cgroups(path: &Path) -> usize {
+    let below = fs::read_dir(path).into_iter().flatten().flatten();
+    let directories = below.map(|entry| entry.path()).filter(|path| path.is_dir());
+    1 + directories.map(|path| count_cgroups(&path)).sum::<usize>()
 }

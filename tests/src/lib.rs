@@ -18,6 +18,7 @@ pub mod observe;
 pub mod peer;
 pub mod sandbox;
 pub mod shop;
+pub mod soak;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;

@@ -41,6 +41,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         "build" => build_release()?,
         "demo" => run_binary("mesh-demo", rest)?,
         "bench" => run_binary("mesh-bench", rest)?,
+        "soak" => run_binary("mesh-soak", rest)?,
         "test" => return test::run(rest),
         "lint" => return lint::run(),
         "ci" => {
@@ -67,6 +68,7 @@ fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
     }
     setup::ensure(&Need::RUN)?;
     build_release()?;
+    // Whichever it is, it may start peers.
     let package = [
         "build",
         "--release",
@@ -74,6 +76,8 @@ fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
         "mesh-tests",
         "--bin",
         name,
+        "--bin",
+        "mesh-peer",
     ];
     Step::start(&format!("build {name}")).finish(cargo(&package))?;
     let mut program = std::process::Command::new(host::binary("release", name)?);
@@ -89,6 +93,7 @@ usage: cargo xtask <task>
   build             build the agent for release
   demo [args..]     build for release and run the demo on this host (root)
   bench [args..]    build for release and measure on this host (root)
+  soak [args..]     call right and wrong a million times while everything around changes (root)
   test [filter..]   unit tests, then the tests on the running kernel (root)
   lint              formatting, clippy for host and BPF code, docs, licences and dependencies
   ci                lint and test
