@@ -420,3 +420,27 @@ fn a_socket_passed_to_a_service_gains_nothing() {
         mesh.settle();
     });
 }
+
+#[test]
+fn a_connection_that_is_passed_on_stays_its_makers() {
+    host::run("passed-on", |sandbox| {
+        let mut mesh = Mesh::start(sandbox, POLICY);
+        let _server = serve(&mesh);
+        let (mut checkout, mut stranger) = (mesh.peer(CHECKOUT), mesh.peer(HOST));
+        let inbox = sandbox.path("inbox");
+        stranger
+            .ask::<()>(&Request::Inbox(inbox.clone()))
+            .expect("an inbox");
+        let socket = checkout.open(Kind::default()).expect("a socket");
+        let outcome = checkout.connect(socket, VIP, "x").expect("an outcome");
+        mesh.expect_allowed(&outcome, "v1", allowed("shop/checkout"));
+        checkout
+            .ask::<()>(&Request::Pass { socket, inbox })
+            .expect("passed");
+        let passed: Socket = stranger.ask(&Request::Take).expect("a socket");
+        // A service that passes a connection on has delegated it: nothing is decided anew.
+        let answers = stranger.exchange(&[passed], "y").expect("answers");
+        assert_eq!(answers[0].answered(), "v1");
+        mesh.settle();
+    });
+}

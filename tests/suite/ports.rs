@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use mesh_tests::host;
 use mesh_tests::mesh::{Call, Decision, Mesh};
-use mesh_tests::peer::{Kind, Options, Peer, Request, Socket};
+use mesh_tests::peer::{Dial, Kind, Options, Peer, Request, Socket};
+use mesh_tests::{host, kernel};
 
 const PAYMENTS: &str = "system.slice/payments.service";
 const INTRUDER: &str = "system.slice/intruder.service";
@@ -36,6 +36,11 @@ namespace = "shop"
 vip = "10.96.0.11"
 ports = [{ name = "tcp", listen = 80 }]
 endpoints = [{ address = "127.0.0.1:8090", version = "v1" }]
+
+[[allow]]
+name = "itself"
+from = ["shop/payments"]
+to = ["shop/payments"]
 "#;
 
 /// Every way to take an endpoint's port in its network namespace.
@@ -183,6 +188,41 @@ fn a_socket_of_another_maker_is_not_the_workloads() {
         assert_eq!(refused.as_deref(), Some("EPERM"));
         let decision = Decision::of_reason("port-owner", "dev/intruder", "shop/payments");
         mesh.expect_record(decision, record("127.0.0.1:8081", false, INTRUDER));
+        mesh.settle();
+    });
+}
+
+#[test]
+fn a_socket_unit_of_the_workload_listens_for_it() {
+    host::run("ports-unit", |sandbox| {
+        let mut mesh = Mesh::start(sandbox, SHOP);
+        // As systemd does it: a helper in the cgroup of the socket unit makes the socket, the
+        // service gets it, and the helper's cgroup goes.
+        let mut unit = mesh.peer("system.slice/payments.socket");
+        let wanted = address("127.0.0.1:8081");
+        let socket = open(&mut unit, wanted, false);
+        assert_eq!(bind(&mut unit, socket, wanted), None);
+        unit.ask::<()>(&Request::Listen(socket)).expect("listens");
+        let mut payments = mesh.peer(PAYMENTS);
+        let inbox = sandbox.path("inbox");
+        payments
+            .ask::<()>(&Request::Inbox(inbox.clone()))
+            .expect("an inbox");
+        unit.ask::<()>(&Request::Pass { socket, inbox })
+            .expect("passed");
+        payments.ask::<Socket>(&Request::Take).expect("a socket");
+        drop(unit);
+        let gone = sandbox.cgroup.path().join("system.slice/payments.socket");
+        kernel::remove_cgroup(&gone).expect("removed");
+        // A caller that may call is let in, by the kernel that is: nobody accepts here.
+        let mut caller = mesh.peer(PAYMENTS);
+        let dial = Dial::tcp(address("10.96.0.10:80")).saying("");
+        let outcome = caller.dial_once(dial).expect("an outcome");
+        assert_eq!(outcome.failure, None);
+        mesh.enter(
+            Decision::of_rule("allowed", "itself", "shop/payments", "shop/payments"),
+            1,
+        );
         mesh.settle();
     });
 }

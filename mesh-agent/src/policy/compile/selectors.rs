@@ -5,21 +5,22 @@ use std::sync::Arc;
 use mesh_common::{Selector, selector_kind};
 
 use super::Ids;
-use crate::policy::model::{Policy, Workload};
+use crate::policy::model::{Policy, Service, Workload};
 
 /// Patterns in the order they are tried; of two that match the same cgroup the first stays, so
 /// those without a wildcard come first.
 pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<Selector> {
-    let mut found: Vec<(bool, Selector)> = policy
-        .services
-        .values()
-        .filter_map(|service| {
-            let (kind, pattern) = pattern(service.workload.as_ref()?)?;
-            let subject = ids.subjects.id(&service.name.to_string());
-            let selector = Selector::new(subject, kind, pattern.as_bytes())?;
-            Some((is_glob(&pattern), selector))
-        })
-        .collect();
+    let mut found: Vec<(bool, Selector)> = Vec::new();
+    for service in policy.services.values() {
+        let Some((kind, pattern)) = service.workload.as_ref().and_then(pattern) else {
+            continue;
+        };
+        let subject = ids.subjects.id(&service.name.to_string());
+        for pattern in [Some(pattern), socket_unit(service)].into_iter().flatten() {
+            let selector = Selector::new(subject, kind, pattern.as_bytes());
+            found.extend(selector.map(|selector| (is_glob(&pattern), selector)));
+        }
+    }
     found.sort_by_key(|(glob, _)| *glob);
     found.into_iter().map(|(_, selector)| selector).collect()
 }
@@ -34,6 +35,16 @@ pub(super) fn may_nest(policy: &Policy) -> bool {
         .collect();
     depths.dedup();
     depths.len() > 1
+}
+
+/// The unit that listens on behalf of a service's unit (systemd.socket(5)): it makes the socket,
+/// in a cgroup of its own, and the service gets it.
+fn socket_unit(service: &Service) -> Option<Arc<str>> {
+    let Some(Workload::Systemd(unit)) = &service.workload else {
+        return None;
+    };
+    let stem = unit.strip_suffix(".service")?;
+    (!service.endpoints.is_empty()).then(|| format!("{stem}.socket").into())
 }
 
 fn is_glob(pattern: &str) -> bool {
