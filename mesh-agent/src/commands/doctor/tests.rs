@@ -15,6 +15,7 @@ use super::*;
 struct Fake {
     no_program: Option<ProgramType>,
     no_map: Option<MapType>,
+    no_cuts: bool,
     refuses: bool,
 }
 
@@ -38,6 +39,10 @@ impl Probe for Fake {
 
     fn helper(&self, _: ProgramType, _: BpfHelper) -> Result<bool, String> {
         self.answer(true)
+    }
+
+    fn cuts_flows(&self) -> Result<bool, String> {
+        self.answer(!self.no_cuts)
     }
 
     fn cgroup_programs(&self) -> Result<Vec<String>, String> {
