@@ -177,7 +177,8 @@ impl<'d> FlowJudge<'d> {
         }
     }
 
-    /// A flow that nobody judged: it is older than the policy, or outside the mesh.
+    /// A flow without a note: it is older than the policy, outside the mesh, or UDP, of which
+    /// notes are not told. It is judged by who made its socket and where it leads.
     fn unknown_flow(&self, socket: &Socket, cgroup: u64, place: &Place) -> Standing {
         let destination = self.destination(socket, place);
         if destination.is_none() && !self.applied.entries.denies_egress() {

@@ -36,7 +36,8 @@ pub(crate) struct Socket {
     pub(crate) inode: u32,
     /// The cgroup it was made in; `None` for what is no full socket (yet, or any more).
     pub(crate) cgroup: Option<u64>,
-    /// What the mesh remembers with it.
+    /// What the mesh remembers with it. Never told of UDP sockets: `inet_sk_diag_fill` leaves
+    /// storage out where there is no connection state (net/ipv4/inet_diag.c, seen in 6.18).
     pub(crate) mesh: Option<SocketState>,
 }
 
