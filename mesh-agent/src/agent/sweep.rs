@@ -28,7 +28,7 @@ const AGAIN: [Duration; 3] = [
     Duration::from_secs(2),
 ];
 /// How often flows are looked at without a change, for what was missed.
-const REGULARLY: Duration = Duration::from_secs(15);
+const REGULARLY: Duration = Duration::from_secs(30);
 /// Most times a list is read again because sockets were cut while it was read: those behind
 /// them may have been skipped.
 const PASSES: usize = 8;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hyper::{Method, StatusCode};
+use mesh_common::Reason;
 
 use super::output::{Output, Style, Tone, clean, print, table};
 use crate::admin;
@@ -288,6 +289,9 @@ fn cause(denial: &DenialView) -> String {
         if let Some(line) = denial.line {
             cause.push_str(&format!(":{line}"));
         }
+    }
+    if denial.reason == Reason::LateDenial.name() && *name != denial.reason {
+        cause.push_str(" (late)");
     }
     cause
 }

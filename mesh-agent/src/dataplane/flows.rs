@@ -184,7 +184,11 @@ impl<'d> FlowJudge<'d> {
         if destination.is_none() && !self.applied.entries.denies_egress() {
             return Standing::Fine;
         }
-        if is_server_side(socket, place, destination.is_none()) || !self.is_ours(socket, cgroup) {
+        if is_server_side(socket, place, destination.is_none()) {
+            // Judged at its client's end, which is on this host: no rule lets in another one's.
+            return Standing::Fine;
+        }
+        if !self.is_ours(socket, cgroup) {
             return Standing::Fine;
         }
         let caller = self.subject(cgroup, socket.uid);

@@ -95,9 +95,8 @@ impl StatsMaps {
         if let Some([count, _]) = values.first_mut() {
             *count += 1;
         }
-        let written = PerCpuValues::try_from(values)
-            .is_ok_and(|values| self.decisions.insert(key, values, 0).is_ok());
-        written
+        PerCpuValues::try_from(values)
+            .is_ok_and(|values| self.decisions.insert(key, values, 0).is_ok())
     }
 
     /// Forgets everything that is keyed by ids, after ids have started over.

@@ -328,6 +328,34 @@ fn the_kernel_decides() {
 }
 
 #[test]
+fn flows_that_cannot_be_cut_are_a_drawback() {
+    let (_directory, host) = host(&[]);
+    let fakes = [
+        (Fake::default(), Outcome::Ok, "can be cut"),
+        (
+            Fake {
+                no_cuts: true,
+                ..Fake::default()
+            },
+            Outcome::Warning,
+            "cannot be cut",
+        ),
+        (
+            Fake {
+                refuses: true,
+                ..Fake::default()
+            },
+            Outcome::Warning,
+            "cannot tell: bpf_prog_load: Operation not permitted",
+        ),
+    ];
+    for (fake, outcome, found) in fakes {
+        let report = examine(&host, &fake, &Paths::default());
+        check_report(&report, "established flows", outcome, found);
+    }
+}
+
+#[test]
 fn what_failed_is_said_at_the_end() {
     let (_directory, host) = host(&[
         ("proc/sys/net/core/bpf_jit_enable", Some("0")),

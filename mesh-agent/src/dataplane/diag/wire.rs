@@ -43,6 +43,10 @@ pub(crate) struct Socket {
 
 /// One message of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are sockets, and one is there at a time"
+)]
 pub(crate) enum Message {
     Socket(Socket),
     /// The dump is complete.
