@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use mesh_common::{
-    Address, DEFAULT_RULE, Destination, EgressKey, EndpointEntry, Reason, RuleKey, RuleSlots,
+    Address, DEFAULT_RULE, Destination, EndpointEntry, PrefixKey, Reason, RuleKey, RuleSlots,
     ScheduleSlot, SocketKey, Split, SplitKey, Subject, SubjectInfo, Verdict, destination_flag,
     header_flag, subject_flag,
 };
@@ -23,7 +23,7 @@ pub struct InForce<'e> {
     pub splits: &'e [(SplitKey, Split)],
     pub schedule: &'e [ScheduleSlot],
     pub endpoints: &'e [EndpointEntry],
-    pub egress: &'e [((u32, EgressKey), RuleSlots)],
+    pub egress: &'e [((u32, PrefixKey), RuleSlots)],
     pub header_flags: u32,
 }
 
@@ -104,19 +104,25 @@ impl InForce<'_> {
     pub fn destination(
         &self,
         remote: &SocketKey,
-        is_local: impl FnOnce(&Address) -> bool,
+        is_local: impl Fn(&Address) -> bool,
     ) -> Option<Destination> {
-        if let Some(exact) = find(self.destinations, remote) {
+        // `::` is spelled like the entry for any address.
+        let exact = Some(remote).filter(|remote| remote.address != Address::LOCAL);
+        if let Some(exact) = exact.and_then(|remote| find(self.destinations, remote)) {
             return Some(exact);
         }
-        let local = SocketKey {
+        let here = |address: &Address| address.is_loopback_or_unspecified() || is_local(address);
+        let any = SocketKey {
             address: Address::LOCAL,
             ..*remote
         };
-        // The other way round than in the kernel, to the same effect: few ports are declared.
-        let on_this_host = find(self.destinations, &local)
-            .filter(|_| remote.address.is_loopback_or_unspecified() || is_local(&remote.address));
-        on_this_host.or_else(|| find(self.destinations, &SocketKey::new(remote.address, 0, 0)))
+        // The port first, other than in the kernel but to the same effect: few are declared.
+        let endpoint = find(self.destinations, &any)
+            .filter(|found| here(&remote.address) && here(&found.home));
+        endpoint.or_else(|| {
+            let vip = SocketKey::new(remote.address, 0, 0);
+            find(self.destinations, &vip)
+        })
     }
 
     /// The subject of a process in a cgroup of `subject`.
@@ -219,13 +225,13 @@ impl InForce<'_> {
     /// The entry with the longest prefix that covers the address.
     fn longest(&self, caller: u32, port: u16, address: &Address) -> Option<RuleSlots> {
         let number = u128::from_be_bytes(address.0);
-        (EgressKey::FIXED_BITS..=EgressKey::BITS)
+        (PrefixKey::FIXED_BITS..=PrefixKey::BITS)
             .rev()
             .find_map(|bits| {
-                let free = EgressKey::BITS - bits;
+                let free = PrefixKey::BITS - bits;
                 let prefix = number.checked_shr(free).unwrap_or(0);
                 let masked = prefix.checked_shl(free).unwrap_or(0);
-                let key = EgressKey::new(caller, port, masked.to_be_bytes());
+                let key = PrefixKey::new(caller, port, masked.to_be_bytes());
                 find(self.egress, &(bits, key))
             })
     }
