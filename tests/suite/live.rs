@@ -9,7 +9,7 @@ use mesh_tests::host::sh;
 use mesh_tests::mesh::{Call, Decision};
 use mesh_tests::observe::{counts, until};
 use mesh_tests::peer::{After, Dial, Kind, Options, Outcome, Peer, Request, Socket};
-use mesh_tests::{Cgroup, Mesh, Sandbox, host};
+use mesh_tests::{Cgroup, Mesh, Sandbox, host, netns};
 
 /// How long a flow may outlive the policy that allowed it.
 const AT_MOST: Duration = Duration::from_secs(1);
@@ -502,12 +502,58 @@ fn flows_of_other_network_namespaces_are_cut() {
         goes_on(&mut intruder, older[1]);
         mesh.reload(&policy(&open()));
         let flows = [tcp(VIP), udp(VIP_UDP)].map(|dial| keep(&mut intruder, dial));
+        // Its server has no rule for the address, but its client is on this host.
+        mesh.reload(&policy(&format!("{}# again\n", open())));
+        sleep(AT_MOST);
+        flows.iter().for_each(|s| goes_on(&mut intruder, *s));
         mesh.reload(&policy(&closed()));
         sleep(AT_MOST);
         flows.iter().for_each(|s| is_cut(&mut intruder, *s));
         goes_on(&mut intruder, older[1]);
         mesh.expect_metric("mesh_late_denials_total", &[], 3.0);
         assert_eq!(mesh.status().problems, [""; 0]);
+    });
+}
+
+#[test]
+fn flows_from_other_hosts_are_cut_by_address() {
+    host::run("farlive", |sandbox| {
+        let near = "\n[[allow]]\nname = \"near\"\nfrom = [{ cidr = \"10.88.0.0/24\" }]\nto = [\"shop/payments\"]\n";
+        let never = "\n[[deny]]\nname = \"not-them\"\nfrom = [{ cidr = \"10.88.0.2/32\" }]\nto = [\"shop/*\"]\n";
+        let (let_in, shut_out) = (format!("{SHOP}{near}"), format!("{SHOP}{near}{never}"));
+        let apart = Options {
+            own_netns: true,
+            ..Options::default()
+        };
+        // Another host: no program of the mesh acts on its cgroup.
+        let outside = Cgroup::new("farlive-outside").expect("a cgroup");
+        let far = outside.child("far").expect("a cgroup");
+        let mut far = Peer::spawn_at(&far, apart).expect("a peer");
+        netns::join(far.pid());
+        let mut payments = Peer::spawn(&sandbox.cgroup, PAYMENTS).expect("a peer");
+        payments.serve_tcp("0.0.0.0:8081", "v1").expect("served");
+        let (here, to) = ("10.88.0.1:8081", "10.88.0.1:8081");
+        let older = keep(&mut far, tcp(here));
+        let mut mesh = Mesh::start(sandbox, SHOP);
+        sleep(AT_MOST);
+        is_cut(&mut far, older);
+        let expect = |mesh: &mut Mesh<'_>, rule: &str| {
+            mesh.expect_record(late(rule, "outside"), Call::tcp(to).at("sweep"));
+        };
+        expect(&mut mesh, "-");
+
+        mesh.reload(&let_in);
+        let flow = keep(&mut far, tcp(here));
+        mesh.enter(allowed("near", "outside"), 1);
+        mesh.reload(&format!("{let_in}# again\n"));
+        sleep(AT_MOST);
+        goes_on(&mut far, flow);
+        mesh.reload(&shut_out);
+        sleep(AT_MOST);
+        is_cut(&mut far, flow);
+        expect(&mut mesh, "not-them");
+        assert_eq!(payments.aborted().expect("a count"), 2);
+        mesh.settle();
     });
 }
 

@@ -5,6 +5,7 @@
 
 mod denials;
 mod health;
+mod inbound;
 mod leaving;
 mod loaded;
 mod names;

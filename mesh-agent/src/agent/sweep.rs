@@ -4,15 +4,17 @@
 //! Comes in: that a policy is in force. Goes out: aborted sockets, late denials, what is left of
 //! flows to endpoints that leave. One thread, because it moves between network namespaces.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use mesh_common::{DenialRecord, Hook, IPPROTO_TCP, Reason, Verdict};
+use mesh_common::{DenialRecord, Hook, IPPROTO_TCP, Reason, SocketKey, Subject, Verdict};
 
+use super::inbound::{Found, Inbound, Suspect};
 use super::leaving::{Counts, Leavers};
 use super::{Agent, Current, lock, since_boot};
 use crate::dataplane::netns::{self, Netns};
@@ -135,7 +137,7 @@ impl Drop for Sweeper {
 }
 
 fn run(agent: &Agent, sockets: &OwnedFd) {
-    let mut leavers = Leavers::default();
+    let (mut leavers, mut inbound) = (Leavers::default(), Inbound::default());
     let mut due: Vec<Instant> = Vec::new();
     let mut next = Instant::now() + REGULARLY;
     while let Some(changed) = agent.sweeps.wait(next) {
@@ -145,8 +147,9 @@ fn run(agent: &Agent, sockets: &OwnedFd) {
             due = AGAIN.map(|delay| now + delay).to_vec();
         }
         leavers.begin();
-        sweep(agent, sockets, &mut leavers);
+        let again = sweep(agent, sockets, &mut leavers, &mut inbound);
         let leaving = leavers.end();
+        due.extend(again.then(|| Instant::now() + AGAIN[0]));
         let regular = Instant::now() + REGULARLY;
         next = due
             .iter()
@@ -156,18 +159,21 @@ fn run(agent: &Agent, sockets: &OwnedFd) {
     }
 }
 
-/// Looks at every flow of the host once.
-fn sweep(agent: &Agent, sockets: &OwnedFd, leavers: &mut Leavers) {
+/// Looks at every flow of the host once; whether that should be done again soon.
+fn sweep(agent: &Agent, sockets: &OwnedFd, leavers: &mut Leavers, inbound: &mut Inbound) -> bool {
     let Some(current) = agent.current() else {
-        return;
+        return false;
     };
+    inbound.begin();
     let started = Instant::now();
     let before = agent.sweeps.findings();
     let mut sweep = Sweep {
         agent,
         current: &current,
         leavers,
+        inbound,
         sockets,
+        netns: 0,
         findings: Findings {
             supported: supported(&before),
             sweeps: before.sweeps + 1,
@@ -176,7 +182,7 @@ fn sweep(agent: &Agent, sockets: &OwnedFd, leavers: &mut Leavers) {
             ..Findings::default()
         },
     };
-    sweep.all_namespaces();
+    let again = sweep.all_namespaces();
     let mut findings = sweep.findings;
     findings.took = started.elapsed();
     if findings.unreached > 0 && before.unreached == 0 {
@@ -187,6 +193,7 @@ fn sweep(agent: &Agent, sockets: &OwnedFd, leavers: &mut Leavers) {
         );
     }
     *lock(&agent.sweeps.findings) = findings;
+    again
 }
 
 /// Whether the kernel can abort sockets; said once if it cannot.
@@ -213,7 +220,10 @@ struct Sweep<'a> {
     agent: &'a Agent,
     current: &'a Current,
     leavers: &'a mut Leavers,
+    inbound: &'a mut Inbound,
     sockets: &'a OwnedFd,
+    /// The namespace the thread is in.
+    netns: u64,
     findings: Findings,
 }
 
@@ -228,27 +238,73 @@ struct Pass {
 }
 
 impl Sweep<'_> {
-    fn all_namespaces(&mut self) {
+    fn all_namespaces(&mut self) -> bool {
         let own = match Netns::current() {
             Ok(own) => own,
-            Err(error) => return self.unreached(&error),
+            Err(error) => {
+                self.unreached(&error);
+                return false;
+            }
         };
         let mut namespaces = netns::all();
         namespaces.remove(&own.inode);
         // Its own first: it is where most flows are.
+        self.netns = own.inode;
         self.namespace(true);
-        for (inode, path) in namespaces {
-            let Some(netns) = netns::open(inode, &path) else {
-                continue;
-            };
-            match netns.enter() {
-                Ok(()) => self.namespace(false),
-                Err(error) => self.unreached(&error),
-            }
+        for (inode, path) in &namespaces {
+            self.visit(*inode, path, |sweep| sweep.namespace(false));
+        }
+        let Found {
+            certain,
+            again,
+            unsure,
+        } = self.inbound.end();
+        self.findings.uncut += unsure;
+        let abroad: BTreeSet<u64> = certain.iter().map(|suspect| suspect.netns).collect();
+        for (inode, path) in namespaces
+            .iter()
+            .filter(|(inode, _)| abroad.contains(inode))
+        {
+            self.visit(*inode, path, |sweep| sweep.cut_suspects(&certain));
         }
         if let Err(error) = own.enter() {
             self.unreached(&error);
+            return again;
         }
+        self.netns = own.inode;
+        self.cut_suspects(&certain);
+        again
+    }
+
+    /// Does something in another network namespace, if it still exists.
+    fn visit(&mut self, inode: u64, path: &Path, what: impl FnOnce(&mut Self)) {
+        let Some(netns) = netns::open(inode, path) else {
+            return;
+        };
+        match netns.enter() {
+            Ok(()) => {
+                self.netns = inode;
+                what(self);
+            }
+            Err(error) => self.unreached(&error),
+        }
+    }
+
+    /// Cuts those of this namespace.
+    fn cut_suspects(&mut self, suspects: &[Suspect]) {
+        let here: Vec<_> = suspects.iter().filter(|s| s.netns == self.netns).collect();
+        if here.is_empty() {
+            return;
+        }
+        let mut abort = match SockDiag::open() {
+            Ok(abort) => abort,
+            Err(error) => return self.unreached(&error),
+        };
+        let mut pass = Pass::default();
+        for suspect in here {
+            self.cut(&suspect.socket, &suspect.late, &mut abort, &mut pass);
+        }
+        self.findings.uncut += pass.uncut;
     }
 
     fn unreached(&mut self, error: &io::Error) {
@@ -296,12 +352,17 @@ impl Sweep<'_> {
                 Standing::Fine => {}
                 Standing::Denied(late) => self.cut(&socket, &late, abort, pass),
                 Standing::Leaving(leaving) => self.leaving(&socket, &leaving, abort, pass),
+                Standing::Inbound(late) => self.inbound.suspect(Suspect {
+                    netns: self.netns,
+                    socket,
+                    late,
+                }),
             }
         }
     }
 
     /// Those of `batch` that something is to be done about.
-    fn judged(&self, batch: &[Socket], place: &Place) -> Vec<(Socket, Standing)> {
+    fn judged(&mut self, batch: &[Socket], place: &Place) -> Vec<(Socket, Standing)> {
         let mut dataplane = lock(&self.agent.dataplane);
         let mut judge = match dataplane.flow_judge() {
             Ok(Some(judge)) => judge,
@@ -311,12 +372,17 @@ impl Sweep<'_> {
                 return Vec::new();
             }
         };
-        let judged = batch
-            .iter()
-            .map(|socket| (*socket, judge.standing(socket, place)));
-        judged
-            .filter(|(_, standing)| *standing != Standing::Fine)
-            .collect()
+        let mut found = Vec::new();
+        for socket in batch {
+            if judge.calls_across(socket, place) {
+                self.inbound.client(socket);
+            }
+            match judge.standing(socket, place) {
+                Standing::Fine => {}
+                standing => found.push((*socket, standing)),
+            }
+        }
+        found
     }
 
     fn cut(&mut self, socket: &Socket, late: &Late, abort: &mut SockDiag, pass: &mut Pass) {
@@ -409,6 +475,11 @@ fn record(socket: &Socket, late: &Late) -> DenialRecord {
         frontend: late.frontend,
         rule: late.rule,
         dialled: late.dialled,
+        peer: if late.source == Subject::OUTSIDE.0 {
+            socket.remote
+        } else {
+            SocketKey::default()
+        },
         verdict: Verdict::Denied.0,
         reason: Reason::LateDenial.0,
         hook: Hook::Sweep.0,

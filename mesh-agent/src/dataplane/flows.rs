@@ -1,15 +1,15 @@
 //! Established flows under the policy in force: what `connect()` would say of them now.
 //!
 //! Comes in: sockets of [`super::diag`]. Goes out: which of them to cut, and which new calls
-//! would no longer make. A flow is judged where it was made, at its client's socket: a peer on
-//! another host has none here.
+//! would no longer make. A flow is judged where it was made, at its client's socket; one that
+//! comes from another host has none here, and is judged by its address at the server's.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 
 use mesh_common::{
     DecisionKey, Destination, IPPROTO_UDP, Reason, SocketKey, SocketState, Subject, Verdict,
-    socket_flag,
+    destination_flag, socket_flag,
 };
 
 use super::addresses::LocalAddresses;
@@ -41,6 +41,9 @@ pub(crate) enum Standing {
     Leaving(Leaving),
     /// It is cut.
     Denied(Late),
+    /// It is a server's end, and no rule lets its peer's address in: it is cut unless the peer is
+    /// on this host, where its own end is judged.
+    Inbound(Late),
 }
 
 /// A flow to an endpoint that new calls no longer get.
@@ -52,7 +55,7 @@ pub(crate) struct Leaving {
 }
 
 /// A flow that is no longer allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Late {
     pub(crate) source: u32,
     /// 0 outside the mesh, as `frontend`.
@@ -131,7 +134,10 @@ impl<'d> FlowJudge<'d> {
         };
         match self.flow_of(socket) {
             Some(flow) => self.known_flow(socket, &flow, cgroup, place),
-            None => self.unknown_flow(socket, cgroup, place),
+            None => match self.guarded(socket, place) {
+                Some(destination) => self.inbound(socket, &destination),
+                None => self.unknown_flow(socket, cgroup, place),
+            },
         }
     }
 
@@ -185,7 +191,7 @@ impl<'d> FlowJudge<'d> {
             return Standing::Fine;
         }
         if is_server_side(socket, place, destination.is_none()) {
-            // Judged at its client's end, which is on this host: no rule lets in another one's.
+            // Of an endpoint that is not protected: its client's end is judged, if it is here.
             return Standing::Fine;
         }
         if !self.is_ours(socket, cgroup) {
@@ -200,6 +206,60 @@ impl<'d> FlowJudge<'d> {
             return Standing::Fine;
         }
         late(caller, &destination, decision, socket.remote)
+    }
+
+    /// The protected endpoint of this node that a TCP socket is accepted at: it has no note, and
+    /// its port is one that the kernel gives to no client, for its range or for its listener.
+    fn guarded(&self, socket: &Socket, place: &Place) -> Option<Destination> {
+        const GUARDED: u32 = destination_flag::PROTECTED | destination_flag::THIS_NODE;
+        let local = &socket.local;
+        let is_here = |address: &_| self.addresses.contains(address);
+        if local.protocol == IPPROTO_UDP || socket.mesh.is_some() || socket.state == state::SYN_SENT
+        {
+            return None;
+        }
+        if !place.listening.contains(&local.port) && place.ephemeral.contains(&local.port) {
+            return None;
+        }
+        let destination = self.applied.entries.destination(local, is_here)?;
+        (destination.flags & GUARDED == GUARDED).then_some(destination)
+    }
+
+    fn inbound(&self, socket: &Socket, destination: &Destination) -> Standing {
+        let peer = &socket.remote.address;
+        if peer.is_loopback_or_unspecified() || self.addresses.contains(peer) {
+            return Standing::Fine;
+        }
+        let decision = self.applied.entries.judge_address(peer, destination);
+        if decision.allows() {
+            return Standing::Fine;
+        }
+        Standing::Inbound(Late {
+            source: Subject::OUTSIDE.0,
+            service: destination.service,
+            frontend: destination.frontend,
+            rule: decision.rule,
+            dialled: socket.local,
+        })
+    }
+
+    /// Whether a socket is a client of the mesh's whose server may be in another network
+    /// namespace of this host: that server's end is not to be judged by address.
+    pub(crate) fn calls_across(&self, socket: &Socket, place: &Place) -> bool {
+        let remote = &socket.remote;
+        if remote.address.is_loopback_or_unspecified() || remote.protocol == IPPROTO_UDP {
+            return false;
+        }
+        let is_here = |address: &_| self.addresses.contains(address);
+        let destination = self.applied.entries.destination(remote, is_here);
+        let on_this_node = destination
+            .is_some_and(|destination| destination.flags & destination_flag::THIS_NODE != 0);
+        let ours = || {
+            socket
+                .cgroup
+                .is_some_and(|cgroup| self.is_ours(socket, cgroup))
+        };
+        on_this_node && !(place.own && is_here(&remote.address)) && ours()
     }
 
     fn egress(&self, caller: u32, remote: &SocketKey) -> Standing {

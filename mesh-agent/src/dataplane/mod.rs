@@ -30,6 +30,8 @@ use mesh_sys::{effective_programs, netns_cookie, open_pin};
 use self::addresses::LocalAddresses;
 pub use self::cgroup::{Cgroup, Hierarchy};
 pub use self::diag::can_abort;
+#[cfg(test)]
+pub(crate) use self::diag::socket_between;
 pub(crate) use self::diag::{Aborted, KINDS, SockDiag, Socket, state};
 use self::flows::Memory;
 pub(crate) use self::flows::{FlowJudge, Late, Leaving, Place, Standing};

@@ -186,6 +186,7 @@ impl PolicyMaps {
                 schedule: self.schedule.entries(slot)?,
                 endpoints: self.endpoints.entries(slot)?,
                 egress: self.egress.entries(slot)?,
+                sources: self.sources.entries(slot)?,
                 header_flags: header.flags,
             })
         };

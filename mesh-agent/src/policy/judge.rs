@@ -24,6 +24,7 @@ pub struct InForce<'e> {
     pub schedule: &'e [ScheduleSlot],
     pub endpoints: &'e [EndpointEntry],
     pub egress: &'e [((u32, PrefixKey), RuleSlots)],
+    pub sources: &'e [((u32, PrefixKey), RuleSlots)],
     pub header_flags: u32,
 }
 
@@ -96,6 +97,24 @@ impl Frontends {
 fn find<K: Ord, V: Copy>(entries: &[(K, V)], key: &K) -> Option<V> {
     let found = entries.binary_search_by(|(other, _)| other.cmp(key)).ok()?;
     entries.get(found).map(|(_, value)| *value)
+}
+
+/// The entry of `owner` with the longest prefix that covers the address.
+fn longest(
+    entries: &[((u32, PrefixKey), RuleSlots)],
+    owner: u32,
+    port: u16,
+    address: &Address,
+) -> Option<RuleSlots> {
+    let number = u128::from_be_bytes(address.0);
+    let mut lengths = (PrefixKey::FIXED_BITS..=PrefixKey::BITS).rev();
+    lengths.find_map(|bits| {
+        let free = PrefixKey::BITS - bits;
+        let prefix = number.checked_shr(free).unwrap_or(0);
+        let masked = prefix.checked_shl(free).unwrap_or(0);
+        let key = PrefixKey::new(owner, port, masked.to_be_bytes());
+        find(entries, &(bits, key))
+    })
 }
 
 impl InForce<'_> {
@@ -205,7 +224,7 @@ impl InForce<'_> {
         }
         let mut rules = RuleSlots::default();
         for port in [remote.port, 0] {
-            if let Some(found) = self.longest(caller, port, &remote.address) {
+            if let Some(found) = longest(self.egress, caller, port, &remote.address) {
                 rules.merge(&found);
             }
         }
@@ -222,18 +241,15 @@ impl InForce<'_> {
         })
     }
 
-    /// The entry with the longest prefix that covers the address.
-    fn longest(&self, caller: u32, port: u16, address: &Address) -> Option<RuleSlots> {
-        let number = u128::from_be_bytes(address.0);
-        (PrefixKey::FIXED_BITS..=PrefixKey::BITS)
-            .rev()
-            .find_map(|bits| {
-                let free = PrefixKey::BITS - bits;
-                let prefix = number.checked_shr(free).unwrap_or(0);
-                let masked = prefix.checked_shl(free).unwrap_or(0);
-                let key = PrefixKey::new(caller, port, masked.to_be_bytes());
-                find(self.egress, &(bits, key))
-            })
+    /// The verdict on a client outside this host's processes, which is known by its address.
+    pub fn judge_address(&self, client: &Address, destination: &Destination) -> Decision {
+        let rules = longest(self.sources, destination.frontend, 0, client).unwrap_or_default();
+        let default_deny = destination.flags & destination_flag::DEFAULT_DENY != 0;
+        let decision = Decision::policy(rules.verdict(default_deny, DEFAULT_RULE));
+        if !decision.allows() && decision.rule == DEFAULT_RULE {
+            return Decision::error(Reason::NoTicket, destination);
+        }
+        decision
     }
 
     /// Whether a new call by `caller` to the frontend of `destination` can get `endpoint`.
@@ -290,6 +306,7 @@ impl super::compile::Entries {
             schedule: &self.schedule,
             endpoints: &self.endpoints,
             egress: &self.egress,
+            sources: &self.sources,
             header_flags: self.header_flags,
         }
     }

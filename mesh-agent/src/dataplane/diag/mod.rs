@@ -24,6 +24,7 @@ pub(crate) const KINDS: [Kind; 4] = [
 
 /// States of a socket, from include/net/tcp_states.h.
 pub(crate) mod state {
+    pub(crate) const SYN_SENT: u8 = 2;
     pub(crate) const FIN_WAIT2: u8 = 5;
     /// `ESTABLISHED`, `SYN_SENT`, `SYN_RECV`, `FIN_WAIT1`, `FIN_WAIT2`, `CLOSE_WAIT`,
     /// `LAST_ACK`, `CLOSING` and `NEW_SYN_RECV`; of UDP only the first exists.
@@ -166,4 +167,23 @@ pub fn can_abort() -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// An established socket, for tests.
+#[cfg(test)]
+pub(crate) fn socket_between(
+    local: mesh_common::SocketKey,
+    remote: mesh_common::SocketKey,
+) -> Socket {
+    Socket {
+        id: SocketId([0; 48]),
+        kind: KINDS[0],
+        state: 1,
+        local,
+        remote,
+        uid: 0,
+        inode: 1,
+        cgroup: Some(1),
+        mesh: None,
+    }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::policies::{outside, policy};
 use super::verdicts::callers;
 use super::{Ids, address, compile};
-use crate::policy::eval::{evaluate, evaluate_egress, split_for};
+use crate::policy::eval::{Caller, evaluate, evaluate_egress, split_for};
 use crate::policy::judge::Frontends;
 
 proptest! {
@@ -90,6 +90,26 @@ proptest! {
                         weights.any(|(version, weight)| *version == endpoint.version && *weight > 0)
                     });
                     prop_assert_eq!(judge.reaches(subject, &destination, &at), weighted);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn from_other_hosts(policy in policy(), clients in prop::collection::vec(outside(), 8)) {
+        let mut ids = Ids::new(1);
+        let entries = compile(&policy, &mut ids);
+        let judge = entries.in_force();
+        for service in policy.services.values() {
+            for port in &service.ports {
+                let vip = address(service.vip.expect("a service with ports has a VIP"));
+                let key = SocketKey::new(vip, port.listen, port.protocol.ip_protocol());
+                let destination = judge.destination(&key, |_| false).expect("known");
+                for client in &clients {
+                    let decision = judge.judge_address(&address(*client), &destination);
+                    let caller = Caller::Outside(*client);
+                    let expected = evaluate(&policy, caller, &service.name, port);
+                    prop_assert_eq!(decision.verdict, expected.verdict);
                 }
             }
         }
