@@ -373,7 +373,8 @@ fn connections_opened_during_the_change_do_not_slip_through() {
             let mut intruder = mesh.peer(INTRUDER);
             let dialling = thread::spawn(move || {
                 let mut sockets = Vec::new();
-                for _ in 0..200 {
+                for _ in 0..600 {
+                    sleep(Duration::from_millis(10));
                     let outcomes = intruder
                         .dial(tcp(VIP).then(After::Keep).times(20))
                         .expect("outcomes");
@@ -385,7 +386,7 @@ fn connections_opened_during_the_change_do_not_slip_through() {
                 }
                 panic!("never refused");
             });
-            sleep(Duration::from_millis(50));
+            sleep(Duration::from_millis(100));
             mesh.reload(&format!("{}# {round}\n", closed()));
             let (mut intruder, sockets, refused) = dialling.join().expect("a peer");
             sleep(AT_MOST.saturating_sub(refused.elapsed()));
