@@ -153,6 +153,15 @@ impl Peer {
         self.ask(&Request::Served)
     }
 
+    /// How many connections to its servers have ended in an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub fn aborted(&mut self) -> io::Result<u64> {
+        self.ask(&Request::Aborted)
+    }
+
     /// Connects as often as `dial` says.
     ///
     /// # Errors

@@ -5,15 +5,18 @@
 
 mod denials;
 mod health;
+mod inbound;
+mod leaving;
 mod loaded;
 mod names;
 mod run;
 mod saved;
 mod shares;
+mod sweep;
 mod view;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -29,12 +32,14 @@ use self::names::Names;
 pub use self::run::run;
 use self::saved::Saved;
 use self::shares::Opened;
+pub use self::sweep::Sweeper;
+use self::sweep::Sweeps;
 use crate::admin::{Rejected, Reloaded};
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
-use crate::policy::model::{Policy, Split};
+use crate::policy::model::{OnWeightChange, Policy, Split};
 use crate::policy::parse::Previous;
 use crate::policy::source::SourceSet;
 
@@ -60,6 +65,7 @@ pub struct Agent {
     state: Mutex<State>,
     denials: Mutex<Denials>,
     health: Mutex<Health>,
+    sweeps: Sweeps,
     ready: AtomicBool,
     /// Whether a reload has left freed memory on the heap.
     heap_to_tidy: AtomicBool,
@@ -87,6 +93,9 @@ struct Current {
     took: Duration,
     /// What was opened when the splits last changed.
     opened_before: Opened,
+    /// What becomes of flows to endpoints that leave, by service; those that are kept are not
+    /// here.
+    on_weight_change: HashMap<u32, OnWeightChange>,
 }
 
 impl Current {
@@ -113,7 +122,7 @@ impl Agent {
     /// # Errors
     ///
     /// Another agent is running, the kernel refuses, or there is no policy to enforce.
-    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Reader), StartError> {
+    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Reader, Sweeper), StartError> {
         let saved = Saved::load(&config.paths.state_dir);
         let (dataplane, records) = Dataplane::load(Options {
             bpffs: &config.paths.bpffs,
@@ -146,6 +155,7 @@ impl Agent {
             }),
             denials: Mutex::new(denials),
             health: Mutex::default(),
+            sweeps: Sweeps::default(),
             ready: AtomicBool::new(false),
             heap_to_tidy: AtomicBool::new(false),
         });
@@ -156,7 +166,8 @@ impl Agent {
         agent.ready.store(true, Ordering::Release);
         let reader = Arc::clone(&agent);
         let records = records.read(move |record| reader.record(record))?;
-        Ok((agent, records))
+        let sweeper = Sweeper::start(&agent)?;
+        Ok((agent, records, sweeper))
     }
 
     /// Applies the files; if they are broken the last good ones; if there are none, what is in
@@ -222,7 +233,7 @@ impl Agent {
     fn apply(
         &self,
         state: &mut State,
-        loaded: Loaded,
+        mut loaded: Loaded,
         started: Instant,
     ) -> Result<(), DataplaneError> {
         let mut dataplane = lock(&self.dataplane);
@@ -252,6 +263,7 @@ impl Agent {
                 |stats| shares::opened(&stats.flows, &names),
             ),
         };
+        let on_weight_change = on_weight_change(&loaded.policy, &mut loaded.ids);
         let sources = Arc::new(loaded.sources);
         state.ids = loaded.ids.clone();
         state.reloads_ok += 1;
@@ -266,9 +278,12 @@ impl Agent {
             applied: SystemTime::now(),
             took,
             opened_before,
+            on_weight_change,
         }));
         dataplane.quiesce()?;
         drop(dataplane);
+        // Whoever was judged under the old policy is on its way to a socket that can be seen.
+        self.sweeps.ask();
         let saved = Saved::new(loaded.ids, sources);
         if let Err(error) = saved.store(&self.config.paths.state_dir) {
             let directory = self.config.paths.state_dir.display();
@@ -341,6 +356,17 @@ impl Agent {
     fn current(&self) -> Option<Arc<Current>> {
         lock(&self.state).current.clone()
     }
+}
+
+fn on_weight_change(policy: &Policy, ids: &mut Ids) -> HashMap<u32, OnWeightChange> {
+    let all = policy.services.values();
+    let differ = all.filter(|service| service.on_weight_change != OnWeightChange::Keep);
+    differ
+        .map(|service| {
+            let id = ids.subjects.id(&service.name.to_string());
+            (id, service.on_weight_change)
+        })
+        .collect()
 }
 
 fn same_splits(a: &Policy, b: &Policy) -> bool {

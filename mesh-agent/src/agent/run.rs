@@ -47,7 +47,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     })
     .map_err(io::Error::other)?;
     let watch = Watch::new(&config.paths.config_dir)?;
-    let (agent, reader) = Agent::start(config)?;
+    let (agent, reader, sweeper) = Agent::start(config)?;
     let running = server
         .start(std::sync::Arc::clone(&agent) as _)
         .map_err(io::Error::other)?;
@@ -55,7 +55,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     tracing::info!("ready");
     Loop::new(&agent, signals, watch)?.run()?;
     notify(&[NotifyState::Stopping]);
-    drop((running, reader));
+    drop((running, reader, sweeper));
     tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
     Ok(())
 }

@@ -1,23 +1,26 @@
 //! What the agent tells: snapshots for metrics, the status document, readiness.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mesh_common::IPPROTO_UDP;
+use mesh_common::{IPPROTO_UDP, Reason};
 
+use super::leaving::Counts;
+use super::sweep::Findings;
 use super::{Agent, Current, lock, shares};
 use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
 use crate::policy::model::DefaultAction;
 use crate::policy::source::SourceSet;
 use crate::telemetry::snapshot::{
-    AgentCounters, DecisionSeries, FlowSeries, MapUsage, PolicyState, ProgramState, Snapshot,
-    Transport,
+    AgentCounters, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage, PolicyState,
+    ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
-    HealthView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView, RepairView,
-    SCHEMA_VERSION, Status, resident_bytes,
+    HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
+    RepairView, SCHEMA_VERSION, Status, resident_bytes,
 };
 use crate::telemetry::time::unix_seconds;
 
@@ -33,6 +36,7 @@ impl Source for Agent {
             let effective = dataplane.effective();
             (stats, dataplane.usage(), effective)
         };
+        let findings = self.sweeps.findings();
         let mut snapshot = Snapshot {
             counters: stats.counters,
             maps: maps
@@ -55,10 +59,12 @@ impl Source for Agent {
                 .collect(),
             policy,
             agent: self.counters(),
+            live: live(&findings, &stats),
             ..Snapshot::default()
         };
         if let Some(current) = self.current() {
             name(&mut snapshot, &stats, &current);
+            snapshot.live.leaving = leaving(&findings, &current);
         }
         snapshot
     }
@@ -88,6 +94,7 @@ impl Source for Agent {
             },
             maps: snapshot.maps.iter().map(MapView::from).collect(),
             losses: LossView::from(&snapshot),
+            live: LiveView::from(&snapshot.live),
             denials: lock(&self.denials).recent.list(),
             health: self.health_view(),
         }
@@ -230,6 +237,38 @@ fn policy_view(current: &Current) -> PolicyView {
     }
 }
 
+fn live(findings: &Findings, stats: &Stats) -> LiveFlows {
+    let late = stats
+        .decisions
+        .iter()
+        .filter(|(key, _)| key.reason == Reason::LateDenial.0);
+    LiveFlows {
+        supported: findings.supported,
+        late_denials: late.map(|(_, count)| count).sum::<u64>() + findings.unseried,
+        uncut: findings.uncut,
+        unreached: findings.unreached,
+        why_unreached: findings.why_unreached.clone(),
+        sweeps: findings.sweeps,
+        took: findings.took,
+        leaving: Vec::new(),
+    }
+}
+
+/// Versions that flows remain of or were closed of.
+fn leaving(findings: &Findings, current: &Current) -> Vec<LeavingSeries> {
+    let (remaining, closed) = (&findings.remaining, &findings.closed);
+    let all: BTreeSet<&(u32, u32)> = remaining.keys().chain(closed.keys()).collect();
+    let count = |counts: &Counts, key| counts.get(key).copied().unwrap_or_default();
+    all.into_iter()
+        .map(|key| LeavingSeries {
+            service: current.names.service(key.0),
+            version: current.names.version(key.1),
+            remaining: count(remaining, key),
+            closed: count(closed, key),
+        })
+        .collect()
+}
+
 /// Adds what has names: flows, decisions, shares.
 fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
     let names = &current.names;
@@ -254,7 +293,7 @@ fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
         .map(|(key, count)| DecisionSeries {
             rule: names.rule(key.rule),
             verdict: mesh_common::Verdict(key.verdict),
-            reason: mesh_common::Reason(key.reason),
+            reason: Reason(key.reason),
             source_service: names.subject(key.source),
             destination_service: names.service(key.service),
             count: *count,

@@ -107,6 +107,7 @@ fn examine(host: &Host, kernel: &impl probe::Probe, paths: &Paths) -> Report {
         probe::programs(kernel),
         probe::maps(kernel),
         probe::helpers(kernel),
+        probe::flows(kernel),
         checks::jit(host),
         checks::lockdown(host),
         checks::optmem(host),

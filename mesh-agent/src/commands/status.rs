@@ -4,13 +4,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hyper::{Method, StatusCode};
+use mesh_common::Reason;
 
 use super::output::{Output, Style, Tone, clean, print, table};
 use crate::admin;
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::snapshot::CanaryState;
 use crate::telemetry::status::{
-    Document, HealthView, MapView, MemoryView, PolicyView, ProgramView, SCHEMA_VERSION, Status,
+    Document, HealthView, LeavingView, LiveView, MapView, MemoryView, PolicyView, ProgramView,
+    SCHEMA_VERSION, Status,
 };
 use crate::telemetry::time::{rough, unix_seconds, utc};
 
@@ -82,6 +84,11 @@ pub fn render(document: &Document, now: f64, style: Style) -> String {
         &mut out,
         "lost or given up since the maps were made",
         losses(status),
+    );
+    section(
+        &mut out,
+        "flows to endpoints that get no new ones",
+        leaving(&status.live),
     );
     section(&mut out, "latest denials", denials(&status.denials, now));
     out
@@ -218,6 +225,19 @@ fn losses(status: &Status) -> Vec<[String; 2]> {
         .collect()
 }
 
+fn leaving(live: &LiveView) -> Vec<[String; 4]> {
+    let row = |leaving: &LeavingView| {
+        [
+            clean(&leaving.service),
+            clean(&leaving.version),
+            leaving.remaining.to_string(),
+            leaving.closed.to_string(),
+        ]
+    };
+    let rows = live.leaving.iter().map(row);
+    with_head(["SERVICE", "VERSION", "LEFT", "CLOSED"], rows)
+}
+
 fn denials(denials: &[DenialView], now: f64) -> Vec<[String; 7]> {
     let row = |denial: &DenialView| {
         [
@@ -238,11 +258,14 @@ fn denials(denials: &[DenialView], now: f64) -> Vec<[String; 7]> {
     )
 }
 
-/// The process, or where a packet came from.
+/// The process, or where a packet came from; for a flow that was cut only its socket's cgroup and
+/// user are known.
 fn sender(denial: &DenialView) -> String {
-    match &denial.peer {
-        Some(peer) => format!("packet from {}", clean(peer)),
-        None => format!("{}[{}] uid {}", clean(&denial.comm), denial.pid, denial.uid),
+    let DenialView { pid, uid, .. } = denial;
+    match (&denial.peer, &denial.cgroup) {
+        (Some(peer), _) => format!("packet from {}", clean(peer)),
+        (None, Some(cgroup)) if *pid == 0 => format!("{} uid {uid}", clean(cgroup)),
+        (None, _) => format!("{}[{pid}] uid {uid}", clean(&denial.comm)),
     }
 }
 
@@ -266,6 +289,9 @@ fn cause(denial: &DenialView) -> String {
         if let Some(line) = denial.line {
             cause.push_str(&format!(":{line}"));
         }
+    }
+    if denial.reason == Reason::LateDenial.name() && *name != denial.reason {
+        cause.push_str(" (late)");
     }
     cause
 }

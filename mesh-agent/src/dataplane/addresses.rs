@@ -38,6 +38,11 @@ impl LocalAddresses {
         Ok(())
     }
 
+    /// Whether the map holds an address.
+    pub(super) fn contains(&self, address: &Address) -> bool {
+        self.map.get(address, 0).is_ok()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.map.keys().count()
     }

@@ -5,8 +5,11 @@
 
 mod addresses;
 mod cgroup;
+mod diag;
+mod flows;
 mod guard;
 mod migrate;
+pub(crate) mod netns;
 mod pins;
 mod policy_maps;
 mod programs;
@@ -17,15 +20,21 @@ mod tracefs;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::Ebpf;
 use mesh_common::PolicyHeader;
-use mesh_sys::{effective_programs, netns_cookie};
+use mesh_sys::{effective_programs, netns_cookie, open_pin};
 
 use self::addresses::LocalAddresses;
 pub use self::cgroup::{Cgroup, Hierarchy};
+pub use self::diag::can_abort;
+#[cfg(test)]
+pub(crate) use self::diag::socket_between;
+pub(crate) use self::diag::{Aborted, KINDS, SockDiag, Socket, state};
+use self::flows::Memory;
+pub(crate) use self::flows::{FlowJudge, Late, Leaving, Place, Standing};
 use self::guard::Guard;
 use self::migrate::Inherited;
 pub use self::pins::{Pins, PinsError};
@@ -61,6 +70,7 @@ pub struct Dataplane {
     policy: PolicyMaps,
     stats: StatsMaps,
     addresses: LocalAddresses,
+    memory: Memory,
     unserved: Vec<(&'static str, String)>,
 }
 
@@ -89,6 +99,7 @@ impl Dataplane {
             policy: PolicyMaps::new(&mut ebpf, hierarchy.clone(), options.sockets)?,
             stats: StatsMaps::new(&mut ebpf)?,
             addresses: LocalAddresses::new(&mut ebpf)?,
+            memory: Memory::default(),
             ebpf: Some(ebpf),
             guard: None,
             inherited,
@@ -182,6 +193,39 @@ impl Dataplane {
     /// The kernel refuses.
     pub fn stats(&self) -> Result<Stats, DataplaneError> {
         Ok(self.stats.read()?)
+    }
+
+    /// The map of what is remembered with sockets.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub(crate) fn sockets(&self) -> io::Result<OwnedFd> {
+        open_pin(&self.pins.map("SOCKETS"))
+    }
+
+    /// Judges established flows by the policy in force; `None` if this agent did not put it
+    /// there, and so does not know it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub(crate) fn flow_judge(&mut self) -> Result<Option<FlowJudge<'_>>, DataplaneError> {
+        let Some(entries) = self.policy.in_force()? else {
+            return Ok(None);
+        };
+        let (host, addresses) = (&self.hierarchy, &self.addresses);
+        Ok(Some(FlowJudge::new(
+            entries,
+            host,
+            addresses,
+            &mut self.memory,
+        )))
+    }
+
+    /// Counts a flow that was cut; whether there was room for its series.
+    pub(crate) fn count_late(&mut self, late: &Late) -> bool {
+        self.stats.count_late(&late.key())
     }
 
     /// How full the maps are.

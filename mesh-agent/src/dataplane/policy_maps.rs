@@ -17,6 +17,7 @@ use super::cgroup::{Cgroup, Hierarchy};
 use super::pins::Pins;
 use super::table::{Inner, Table, Touched};
 use crate::policy::compile::Entries;
+use crate::policy::judge::InForce;
 
 /// `BPF_NOEXIST`: insert only.
 const NO_EXIST: u64 = 1;
@@ -51,6 +52,28 @@ pub(super) struct PolicyMaps {
     hierarchy: Hierarchy,
     /// [`header_flag`](mesh_common::header_flag) bits of every policy on this node.
     common_flags: u32,
+}
+
+/// The policy in force, and what cgroups are under it.
+pub(super) struct Applied<'p> {
+    pub(super) entries: InForce<'p>,
+    pub(super) header: PolicyHeader,
+    slot: u32,
+    selectors: &'p [Selector],
+    cgroups: &'p HashMap<MapData, u64, CgroupIdentity>,
+}
+
+impl Applied<'_> {
+    /// The subject of a cgroup as the kernel side sees it.
+    pub(super) fn seen(&self, cgroup: u64) -> Option<u32> {
+        let identity = self.cgroups.get(&cgroup, 0).ok()?;
+        identity.subject.get(self.slot as usize).copied()
+    }
+
+    /// The subject of a cgroup by its path.
+    pub(super) fn attribute(&self, cgroup: &Cgroup, root: usize) -> u32 {
+        attribute(cgroup, self.selectors, root).0
+    }
 }
 
 /// Makes the maps of maps that are not pinned yet. Before the programs are loaded.
@@ -145,6 +168,36 @@ impl PolicyMaps {
             0,
         )?;
         Ok(touched)
+    }
+
+    /// The entries in force; `None` if this agent did not write them.
+    pub(super) fn in_force(&self) -> Result<Option<Applied<'_>>, MapError> {
+        let Some(slot) = self.active_slot()? else {
+            return Ok(None);
+        };
+        let header = self.headers.get(&slot, 0)?;
+        let entries = || {
+            Some(InForce {
+                destinations: self.destinations.entries(slot)?,
+                rules: self.rules.entries(slot)?,
+                subjects: self.subjects.entries(slot)?,
+                uids: self.uids.entries(slot)?,
+                splits: self.splits.entries(slot)?,
+                schedule: self.schedule.entries(slot)?,
+                endpoints: self.endpoints.entries(slot)?,
+                egress: self.egress.entries(slot)?,
+                sources: self.sources.entries(slot)?,
+                header_flags: header.flags,
+            })
+        };
+        let applied = |entries| Applied {
+            entries,
+            header,
+            slot,
+            selectors: self.selectors.entries(slot).unwrap_or_default(),
+            cgroups: &self.cgroups,
+        };
+        Ok(entries().map(applied))
     }
 
     /// How many entries the map `name` has in the slot in force, if it is one of these.

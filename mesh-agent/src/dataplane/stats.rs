@@ -6,7 +6,9 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use aya::Ebpf;
 use aya::maps::{
     ArrayOfMaps, HashMap, Map, MapData, MapError, MapFd, MapType, PerCpuArray, PerCpuHashMap,
+    PerCpuValues,
 };
+use aya::util::nr_cpus;
 use mesh_common::{
     AffinityKey, AffinityValue, CONNECT_BUCKETS, Counter, DecisionKey, FlowKey, FlowStats, SLOTS,
     SplitKey,
@@ -80,6 +82,21 @@ impl StatsMaps {
             *total = self.counters.get(&(index as u32), 0)?.iter().sum();
         }
         Ok(stats)
+    }
+
+    /// Adds one to the series of a late denial; whether there was room for it. Nobody else
+    /// writes series of this reason, so reading, adding and writing back loses nothing.
+    pub(super) fn count_late(&mut self, key: &DecisionKey) -> bool {
+        let mut values = match (self.decisions.get(key, 0), nr_cpus()) {
+            (Ok(values), _) => values.to_vec(),
+            (Err(MapError::KeyNotFound), Ok(cpus)) => vec![[0; 2]; cpus],
+            _ => return false,
+        };
+        if let Some([count, _]) = values.first_mut() {
+            *count += 1;
+        }
+        PerCpuValues::try_from(values)
+            .is_ok_and(|values| self.decisions.insert(key, values, 0).is_ok())
     }
 
     /// Forgets everything that is keyed by ids, after ids have started over.

@@ -4,6 +4,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod eval;
 pub mod ids;
+pub mod judge;
 pub mod model;
 pub mod parse;
 pub mod schedule;

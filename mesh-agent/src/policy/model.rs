@@ -99,6 +99,8 @@ pub struct Service {
     pub egress: Egress,
     /// How long one caller keeps its endpoint; `None` without affinity.
     pub affinity: Option<Duration>,
+    /// What becomes of flows to an endpoint that new calls no longer get.
+    pub on_weight_change: OnWeightChange,
     /// Where it really listens. Sorted as declared.
     pub endpoints: Vec<Endpoint>,
 }
@@ -155,6 +157,27 @@ pub enum Egress {
     Allow,
     /// Only where an `[[allow]]` names the address.
     Deny,
+}
+
+/// What becomes of established flows to an endpoint that was removed or whose version's weight
+/// became 0. The verdict on a flow comes first: one that is no longer allowed is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnWeightChange {
+    /// They go on.
+    #[default]
+    Keep,
+    /// They go on for a while; what is left then is closed.
+    Drain {
+        /// For how long.
+        timeout: Duration,
+        /// Most that are closed in a second, not 0.
+        rate: u32,
+    },
+    /// They are closed.
+    Close {
+        /// Most in a second, not 0.
+        rate: u32,
+    },
 }
 
 /// An instance of a service.

@@ -8,6 +8,7 @@ use super::registry::Content;
 use sheet::Sheet;
 
 mod host;
+mod live;
 mod sheet;
 mod traffic;
 
@@ -16,6 +17,7 @@ pub(crate) fn encode(content: &Content, encoder: DescriptorEncoder<'_>) -> fmt::
     let mut sheet = Sheet(encoder);
     host::process(&mut sheet, content)?;
     traffic::encode(&mut sheet, content)?;
+    live::encode(&mut sheet, &content.snapshot.live)?;
     if let Some(policy) = &content.snapshot.policy {
         host::policy(&mut sheet, policy)?;
     }

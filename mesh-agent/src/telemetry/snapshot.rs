@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub policy: Option<PolicyState>,
     /// What the agent counts about itself.
     pub agent: AgentCounters,
+    /// Established flows under the policy in force.
+    pub live: LiveFlows,
 }
 
 impl Snapshot {
@@ -37,6 +39,11 @@ impl Snapshot {
     pub fn counter(&self, counter: Counter) -> u64 {
         let counted = self.counters.get(counter.0 as usize);
         counted.copied().unwrap_or_default()
+    }
+
+    /// Denials of any kind: those of new flows, and late ones.
+    pub fn denials(&self) -> u64 {
+        self.counter(Counter::Denials) + self.live.late_denials
     }
 }
 
@@ -79,6 +86,40 @@ pub struct DecisionSeries {
     pub destination_service: Arc<str>,
     /// How often.
     pub count: u64,
+}
+
+/// What the sweep of established flows found.
+#[derive(Clone, Debug, Default)]
+pub struct LiveFlows {
+    /// Whether this kernel can cut flows; `None` if that is not known.
+    pub supported: Option<bool>,
+    /// Flows that were cut because policy no longer allows them.
+    pub late_denials: u64,
+    /// Flows that policy does not allow and that the last sweep could not cut.
+    pub uncut: u64,
+    /// Network namespaces whose flows the last sweep could not see.
+    pub unreached: u64,
+    /// Why.
+    pub why_unreached: String,
+    /// Sweeps since the agent started.
+    pub sweeps: u64,
+    /// How long the last one took.
+    pub took: Duration,
+    /// Flows to endpoints that new calls no longer get.
+    pub leaving: Vec<LeavingSeries>,
+}
+
+/// Flows to endpoints of one version that new calls no longer get.
+#[derive(Clone, Debug)]
+pub struct LeavingSeries {
+    /// The service.
+    pub service: Arc<str>,
+    /// The version.
+    pub version: Arc<str>,
+    /// Flows that are left.
+    pub remaining: u64,
+    /// Flows that were closed for it since the agent started.
+    pub closed: u64,
 }
 
 /// One version's share of a service's connections.

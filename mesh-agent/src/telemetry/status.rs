@@ -7,7 +7,7 @@ use mesh_common::Counter;
 use serde::{Deserialize, Serialize};
 
 use super::denials::DenialView;
-use super::snapshot::{CanaryState, MapUsage, ProgramState, Snapshot};
+use super::snapshot::{CanaryState, LiveFlows, MapUsage, ProgramState, Snapshot};
 
 pub use super::process::resident_bytes;
 
@@ -43,6 +43,9 @@ pub struct Status {
     pub maps: Vec<MapView>,
     /// What could not be counted, recorded or remembered.
     pub losses: LossView,
+    /// Established flows under the policy in force.
+    #[serde(default)]
+    pub live: LiveView,
     /// The latest denials, newest first.
     pub denials: Vec<DenialView>,
     /// Whether everything stays in force.
@@ -181,6 +184,36 @@ pub struct LossView {
     pub udp_flows_displaced: u64,
 }
 
+/// Established flows under the policy in force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LiveView {
+    /// Whether this kernel can cut flows; `None` if that is not known.
+    pub supported: Option<bool>,
+    /// Flows that were cut because policy no longer allows them.
+    pub late_denials: u64,
+    /// Flows that policy does not allow and that could not be cut.
+    pub uncut: u64,
+    /// Network namespaces whose flows could not be judged.
+    pub netns_unreached: u64,
+    /// Why.
+    pub why_unreached: String,
+    /// Flows to endpoints that new calls no longer get.
+    pub leaving: Vec<LeavingView>,
+}
+
+/// Flows to endpoints of one version that new calls no longer get.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeavingView {
+    /// The service.
+    pub service: String,
+    /// The version.
+    pub version: String,
+    /// Flows that are left.
+    pub remaining: u64,
+    /// Flows that were closed for it since the agent started.
+    pub closed: u64,
+}
+
 /// The document as it is sent: the status and what is wrong with it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Document {
@@ -220,6 +253,7 @@ impl Status {
         if let Some(rejected) = &self.rejected {
             problems.push(self.rejection(rejected));
         }
+        problems.extend(self.live.problems());
         problems.extend(self.maps.iter().filter_map(MapView::problem));
         problems.extend(self.memory.problem());
         problems
@@ -234,6 +268,50 @@ impl Status {
                 policy.revision
             ),
             None => format!("policy set rejected: {first}"),
+        }
+    }
+}
+
+impl LiveView {
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.supported == Some(false) {
+            problems.push(
+                "established flows cannot be cut: this kernel lacks CONFIG_INET_DIAG_DESTROY"
+                    .into(),
+            );
+        }
+        if self.uncut > 0 {
+            let flows = self.uncut;
+            problems.push(format!(
+                "established flows that policy denies are not cut: {flows}"
+            ));
+        }
+        if self.netns_unreached > 0 {
+            problems.push(format!(
+                "established flows of {} network namespaces are not judged: {}",
+                self.netns_unreached, self.why_unreached
+            ));
+        }
+        problems
+    }
+}
+
+impl From<&LiveFlows> for LiveView {
+    fn from(live: &LiveFlows) -> Self {
+        let leaving = live.leaving.iter().map(|leaving| LeavingView {
+            service: leaving.service.to_string(),
+            version: leaving.version.to_string(),
+            remaining: leaving.remaining,
+            closed: leaving.closed,
+        });
+        Self {
+            supported: live.supported,
+            late_denials: live.late_denials,
+            uncut: live.uncut,
+            netns_unreached: live.unreached,
+            why_unreached: live.why_unreached.clone(),
+            leaving: leaving.collect(),
         }
     }
 }
@@ -296,7 +374,7 @@ impl From<&Snapshot> for LossView {
     fn from(snapshot: &Snapshot) -> Self {
         let count = |counter| snapshot.counter(counter);
         Self {
-            denials: count(Counter::Denials),
+            denials: snapshot.denials(),
             records_lost: count(Counter::RecordsLost),
             flow_series_dropped: count(Counter::FlowSeriesDropped),
             decision_series_dropped: count(Counter::DecisionSeriesDropped),
@@ -386,6 +464,13 @@ mod tests {
         status.maps = vec![map(899, false), map(1000, true)];
         assert_eq!(status.problems(), [""; 0]);
         status.maps = vec![map(900, false), map(1000, false)];
+        status.live = LiveView {
+            supported: Some(false),
+            uncut: 3,
+            netns_unreached: 2,
+            why_unreached: "EPERM".into(),
+            ..LiveView::default()
+        };
         status.programs[0].effective = false;
         status.memory = MemoryView {
             agent_bytes: 8 << 20,
@@ -401,6 +486,9 @@ mod tests {
             [
                 "NOT ENFORCING: connect4 has no effective program",
                 "policy set rejected: 10-shop.toml:4:1: unknown field `wieght` (revision 7 stays in force)",
+                "established flows cannot be cut: this kernel lacks CONFIG_INET_DIAG_DESTROY",
+                "established flows that policy denies are not cut: 3",
+                "established flows of 2 network namespaces are not judged: EPERM",
                 "BPF map FLOWS is nearly full: 900 of 1000",
                 "BPF map FLOWS is full: 1000 of 1000",
                 "memory: 9216 KiB in use, the limit is 8192 KiB",

@@ -36,6 +36,8 @@ pub enum Request {
     },
     /// How many connections or datagrams its servers have taken in, all together. \[[`u64`]\]
     Served,
+    /// How many connections to its servers have ended in an error. \[[`u64`]\]
+    Aborted,
     /// Connect, one or many times. \[[`Vec<Outcome>`]\]
     Dial(Dial),
     /// The same by a new process. \[[`Vec<Outcome>`]\]

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result, bail};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -96,7 +96,7 @@ fn change_user(uid: u32, gid: u32) -> Result<()> {
 /// What a peer holds.
 #[derive(Default)]
 struct Hands {
-    served: Arc<AtomicU64>,
+    tally: Arc<serve::Tally>,
     sockets: HashMap<Socket, OwnedFd>,
     next: u32,
     inbox: Option<UnixDatagram>,
@@ -106,12 +106,13 @@ impl Hands {
     fn serve(&mut self, request: Request) -> Result<Value> {
         match request {
             Request::ServeTcp { address, label } => {
-                json(serve::tcp(address, label, Arc::clone(&self.served))?)
+                json(serve::tcp(address, label, Arc::clone(&self.tally))?)
             }
             Request::ServeUdp { address, label } => {
-                json(serve::udp(address, label, Arc::clone(&self.served))?)
+                json(serve::udp(address, label, Arc::clone(&self.tally))?)
             }
-            Request::Served => json(self.served.load(Ordering::Relaxed)),
+            Request::Served => json(self.tally.served.load(Ordering::Relaxed)),
+            Request::Aborted => json(self.tally.aborted.load(Ordering::Relaxed)),
             Request::Dial(dial) => json(self.dial(&dial)),
             Request::DialFromChild(dial) => from_child(&dial),
             Request::Open(kind) => {

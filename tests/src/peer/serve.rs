@@ -18,12 +18,17 @@ const BACKLOG: i32 = 4096;
 /// Marks the listener among the connections.
 const LISTENER: u64 = u64::MAX;
 
+/// What servers have seen.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// Connections and datagrams that were taken in.
+    pub(super) served: AtomicU64,
+    /// Connections that ended in an error.
+    pub(super) aborted: AtomicU64,
+}
+
 /// Answers every line on every connection to `address`.
-pub(super) fn tcp(
-    address: SocketAddr,
-    label: String,
-    served: Arc<AtomicU64>,
-) -> io::Result<SocketAddr> {
+pub(super) fn tcp(address: SocketAddr, label: String, tally: Arc<Tally>) -> io::Result<SocketAddr> {
     let socket = bound(address, SocketType::STREAM)?;
     listen(&socket, BACKLOG)?;
     let listener = TcpListener::from(socket);
@@ -40,7 +45,7 @@ pub(super) fn tcp(
         listener,
         events,
         label,
-        served,
+        tally,
         connections: HashMap::new(),
         next: 0,
     };
@@ -49,17 +54,13 @@ pub(super) fn tcp(
 }
 
 /// Answers every datagram to `address`.
-pub(super) fn udp(
-    address: SocketAddr,
-    label: String,
-    served: Arc<AtomicU64>,
-) -> io::Result<SocketAddr> {
+pub(super) fn udp(address: SocketAddr, label: String, tally: Arc<Tally>) -> io::Result<SocketAddr> {
     let socket = UdpSocket::from(bound(address, SocketType::DGRAM)?);
     let address = socket.local_addr()?;
     thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         while let Ok((length, sender)) = socket.recv_from(&mut buffer) {
-            served.fetch_add(1, Ordering::Relaxed);
+            tally.served.fetch_add(1, Ordering::Relaxed);
             let answer = [label.as_bytes(), b" ", &buffer[..length]].concat();
             // The sender may be gone.
             let _ = socket.send_to(&answer, sender);
@@ -88,7 +89,7 @@ struct Server {
     listener: TcpListener,
     events: OwnedFd,
     label: String,
-    served: Arc<AtomicU64>,
+    tally: Arc<Tally>,
     connections: HashMap<u64, Connection>,
     next: u64,
 }
@@ -119,7 +120,7 @@ impl Server {
 
     fn accept(&mut self) -> io::Result<()> {
         while let Ok((stream, _)) = self.listener.accept() {
-            self.served.fetch_add(1, Ordering::Relaxed);
+            self.tally.served.fetch_add(1, Ordering::Relaxed);
             stream.set_nodelay(true)?;
             let data = EventData::new_u64(self.next);
             epoll::add(&self.events, &stream, data, EventFlags::IN)?;
@@ -135,7 +136,11 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&number) else {
             return;
         };
-        if !connection.take(&self.label).unwrap_or(false) {
+        let taken = connection.take(&self.label);
+        if taken.is_err() {
+            self.tally.aborted.fetch_add(1, Ordering::Relaxed);
+        }
+        if !taken.unwrap_or(false) {
             self.connections.remove(&number);
         }
     }

@@ -6,6 +6,7 @@ use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supp
 
 use super::checks::info;
 use super::{Check, Outcome};
+use crate::dataplane::can_abort;
 
 /// Whether the kernel has something, or why that cannot be told.
 type Answer = Result<bool, String>;
@@ -15,6 +16,8 @@ pub(super) trait Probe {
     fn program(&self, kind: ProgramType) -> Answer;
     fn map(&self, kind: MapType) -> Answer;
     fn helper(&self, kind: ProgramType, helper: BpfHelper) -> Answer;
+    /// Whether established flows can be cut.
+    fn cuts_flows(&self) -> Answer;
     /// Names of loaded programs of the types that can sit at the mesh's hooks.
     fn cgroup_programs(&self) -> Result<Vec<String>, String>;
 }
@@ -33,6 +36,10 @@ impl Probe for Kernel {
 
     fn helper(&self, kind: ProgramType, helper: BpfHelper) -> Answer {
         is_helper_supported(kind, helper).map_err(|error| chain(&error))
+    }
+
+    fn cuts_flows(&self) -> Answer {
+        can_abort().map_err(|error| error.to_string())
     }
 
     fn cgroup_programs(&self) -> Result<Vec<String>, String> {
@@ -78,6 +85,30 @@ pub(super) fn helpers(kernel: &impl Probe) -> Check {
         "the programs call them",
         "use a newer kernel: 6.1 has all of them",
     )
+}
+
+/// Whether flows can be cut that a later policy does not allow.
+pub(super) fn flows(kernel: &impl Probe) -> Check {
+    let (outcome, found, advice) = match kernel.cuts_flows() {
+        Ok(true) => (Outcome::Ok, "can be cut".into(), None),
+        Ok(false) => (
+            Outcome::Warning,
+            "cannot be cut".into(),
+            Some("use a kernel with CONFIG_INET_DIAG_DESTROY and CONFIG_INET_UDP_DIAG"),
+        ),
+        Err(error) => (
+            Outcome::Warning,
+            format!("cannot tell: {error}"),
+            Some("run as root: sudo mesh-agent doctor"),
+        ),
+    };
+    Check {
+        check: "established flows",
+        outcome,
+        found,
+        why: "those that a new policy denies are aborted; without it they go on until they end",
+        advice: advice.map(Into::into),
+    }
 }
 
 /// Who else is at the hooks.

@@ -15,6 +15,7 @@ use super::*;
 struct Fake {
     no_program: Option<ProgramType>,
     no_map: Option<MapType>,
+    no_cuts: bool,
     refuses: bool,
 }
 
@@ -38,6 +39,10 @@ impl Probe for Fake {
 
     fn helper(&self, _: ProgramType, _: BpfHelper) -> Result<bool, String> {
         self.answer(true)
+    }
+
+    fn cuts_flows(&self) -> Result<bool, String> {
+        self.answer(!self.no_cuts)
     }
 
     fn cgroup_programs(&self) -> Result<Vec<String>, String> {
@@ -320,6 +325,34 @@ fn the_kernel_decides() {
     });
     let found = "cannot tell: bpf_prog_load: Operation not permitted";
     check_report(&report, "BPF helpers", Outcome::Failed, found);
+}
+
+#[test]
+fn flows_that_cannot_be_cut_are_a_drawback() {
+    let (_directory, host) = host(&[]);
+    let fakes = [
+        (Fake::default(), Outcome::Ok, "can be cut"),
+        (
+            Fake {
+                no_cuts: true,
+                ..Fake::default()
+            },
+            Outcome::Warning,
+            "cannot be cut",
+        ),
+        (
+            Fake {
+                refuses: true,
+                ..Fake::default()
+            },
+            Outcome::Warning,
+            "cannot tell: bpf_prog_load: Operation not permitted",
+        ),
+    ];
+    for (fake, outcome, found) in fakes {
+        let report = examine(&host, &fake, &Paths::default());
+        check_report(&report, "established flows", outcome, found);
+    }
 }
 
 #[test]

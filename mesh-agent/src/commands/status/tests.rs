@@ -173,6 +173,49 @@ latest denials
 }
 
 #[test]
+fn flows_that_were_cut_and_those_that_are_left_are_told() {
+    let late = DenialView {
+        time_unix_seconds: NOW - 3.0,
+        verdict: "denied".into(),
+        reason: "late-denial".into(),
+        rule: "no-dev-in-prod".into(),
+        file: Some("20-dev.toml".into()),
+        line: Some(14),
+        source_service: "dev/shell".into(),
+        destination_service: "shop/payments".into(),
+        dialled: "10.96.0.10:80".into(),
+        protocol: "tcp".into(),
+        uid: 1000,
+        cgroup: Some("/user.slice/dev.scope".into()),
+        hook: "sweep".into(),
+        count: 17,
+        ..DenialView::default()
+    };
+    let status = Status {
+        denials: vec![late],
+        live: LiveView {
+            supported: Some(true),
+            leaving: vec![LeavingView {
+                service: "shop/payments".into(),
+                version: "v2".into(),
+                remaining: 3,
+                closed: 4,
+            }],
+            ..LiveView::default()
+        },
+        ..healthy()
+    };
+    let text = rendered(status);
+    for expected in [
+        "OK: policy enforced by 2 programs\n",
+        "  SERVICE        VERSION  LEFT  CLOSED\n  shop/payments  v2       3     4\n",
+        "no-dev-in-prod 20-dev.toml:14 (late)  /user.slice/dev.scope uid 1000\n",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in\n{text}");
+    }
+}
+
+#[test]
 fn colours_are_for_the_headline() {
     let text = render(&healthy().into(), NOW, Style::Coloured);
     assert!(text.starts_with("\x1b[32mOK: "), "{text}");

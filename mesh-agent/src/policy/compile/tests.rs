@@ -1,5 +1,6 @@
 //! The entries against the reference evaluator, on random policies.
 
+mod established;
 mod kernel;
 mod policies;
 mod shape;

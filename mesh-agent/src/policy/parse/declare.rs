@@ -1,5 +1,6 @@
 //! One file's tables as declarations: every value decoded, no name looked up yet.
 
+mod leaving;
 mod rules;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,9 @@ use super::decode;
 use super::document::{Document, Fields, List, Located, Span, Value};
 use super::workload;
 use crate::policy::diagnostic::Problems;
-use crate::policy::model::{Action, DefaultAction, Egress, Port, Protocol, ServiceName, Workload};
+use crate::policy::model::{
+    Action, DefaultAction, Egress, OnWeightChange, Port, Protocol, ServiceName, Workload,
+};
 use crate::policy::vip;
 pub(super) use rules::{RuleDecl, SplitDecl, Weights};
 
@@ -48,6 +51,7 @@ pub(super) struct ServiceDecl<'d> {
     /// `None` if it was not understood.
     pub(super) egress: Option<Egress>,
     pub(super) affinity: Option<Duration>,
+    pub(super) on_weight_change: OnWeightChange,
     pub(super) endpoints: List<'d, EndpointDecl<'d>>,
 }
 
@@ -178,6 +182,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
     let no_egress = (!fields.has("egress")).then_some(Egress::Allow);
     let egress = fields.optional("egress", |v| decode::choice(v, EGRESS));
     let affinity = affinity(&mut fields);
+    let on_weight_change = leaving::on_weight_change(&mut fields);
     let endpoints = fields.list("endpoints", ENDPOINTS_EXAMPLE, endpoint);
     let span = fields.span;
     fields.finish();
@@ -199,6 +204,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
         has_workload,
         egress: egress.map(|egress| egress.value).or(no_egress),
         affinity,
+        on_weight_change,
         endpoints,
     })
 }

@@ -54,6 +54,7 @@ fn model(
         place,
         egress: decl.egress.unwrap_or(Egress::Allow),
         affinity: decl.affinity,
+        on_weight_change: decl.on_weight_change,
         endpoints,
     }
 }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use mesh_common::Counter;
 
 use crate::policy::model::DefaultAction;
-use crate::telemetry::snapshot::{AgentCounters, MapUsage, PolicyState, ProgramState, SplitSeries};
+use crate::telemetry::snapshot::{
+    AgentCounters, LeavingSeries, LiveFlows, MapUsage, PolicyState, ProgramState, SplitSeries,
+};
 
 fn flow(source: &str, protocol: Transport, opened: u64) -> FlowSeries {
     let mut stats = FlowStats {
@@ -105,6 +107,19 @@ fn snapshot() -> Snapshot {
             denial_records_malformed: 0,
             enforcement_repairs: 0,
             canary_failures: 0,
+        },
+        live: LiveFlows {
+            supported: Some(true),
+            late_denials: 5,
+            took: Duration::from_millis(2),
+            sweeps: 9,
+            leaving: vec![LeavingSeries {
+                service: "shop/payments".into(),
+                version: "v2".into(),
+                remaining: 3,
+                closed: 4,
+            }],
+            ..LiveFlows::default()
         },
     }
 }

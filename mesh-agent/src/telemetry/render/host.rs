@@ -167,7 +167,7 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         "mesh_denials",
         None,
         "Denials of any kind, also those without a series of their own.",
-        Some(kernel(Counter::Denials)),
+        Some(Value::Count(content.snapshot.denials())),
     )?;
     sheet.single(
         "mesh_enforcement_repairs",

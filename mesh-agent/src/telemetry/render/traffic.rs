@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mesh_common::{FlowStats, Verdict};
+use mesh_common::{FlowStats, Reason, Verdict};
 use prometheus_client::registry::Unit;
 
 use super::sheet::{Pair, Sheet, Value};
@@ -108,7 +108,8 @@ fn failed(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         }
     }
     for (labels, count) in &content.decisions {
-        if labels.verdict == Verdict::Denied {
+        // What was cut later did not fail to be established.
+        if labels.verdict == Verdict::Denied && labels.reason != Reason::LateDenial {
             let flags = ResponseFlags::of_denial(labels.reason).name();
             let key = (&*labels.source, &*labels.destination, NO_VERSION, flags);
             *sums.entry(key).or_default() += count;
@@ -152,7 +153,7 @@ fn decisions(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
     sheet.family(
         "mesh_authorization_decisions",
         None,
-        "Verdicts about new flows, by the rule that gave them.",
+        "Verdicts about new flows, by the rule that gave them; established flows that were cut have the reason late-denial.",
         content
             .decisions
             .iter()

@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::policy::model::{
-    Action, DefaultAction, Egress, Endpoint, Location, Mode, Place, Policy, Port, PortMatch,
-    Protocol, Rule, Service, ServiceName, Source, Split, Target, Workload,
+    Action, DefaultAction, Egress, Endpoint, Location, Mode, OnWeightChange, Place, Policy, Port,
+    PortMatch, Protocol, Rule, Service, ServiceName, Source, Split, Target, Workload,
 };
 
 pub(super) const SERVICES: &[&str] = &["a/x", "a/y", "a/z", "b/x", "b/y", "c/x"];
@@ -169,6 +169,7 @@ fn service() -> impl Strategy<Value = Service> {
                 workload_place: place(),
                 egress: if leaves { Egress::Allow } else { Egress::Deny },
                 affinity: keeps.then_some(Duration::from_secs(60)),
+                on_weight_change: OnWeightChange::Keep,
             }
         },
     )

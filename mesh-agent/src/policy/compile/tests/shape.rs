@@ -11,8 +11,8 @@ use proptest::sample::Index;
 use super::policies::{name, place, policy};
 use super::{Entries, Ids, compile};
 use crate::policy::model::{
-    Action, DefaultAction, Egress, Mode, Policy, Port, Protocol, Rule, Service, ServiceName,
-    Source, Target, Workload,
+    Action, DefaultAction, Egress, Mode, OnWeightChange, Policy, Port, Protocol, Rule, Service,
+    ServiceName, Source, Target, Workload,
 };
 
 fn ascending<K: Ord, V>(entries: &[(K, V)]) -> bool {
@@ -142,6 +142,7 @@ fn shop(count: usize, rules: Vec<Rule>) -> Policy {
         workload_place: place(),
         egress: Egress::Allow,
         affinity: None,
+        on_weight_change: OnWeightChange::Keep,
         endpoints: Vec::new(),
     };
     Policy {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{parsed, policy};
 use crate::policy::model::{
-    Action, DefaultAction, Egress, Location, Mode, Protocol, ServiceName, Source, Target, Workload,
+    Action, DefaultAction, Egress, Location, Mode, OnWeightChange, Protocol, ServiceName, Source,
+    Target, Workload,
 };
 
 fn name(namespace: &str, name: &str) -> ServiceName {
@@ -116,6 +117,7 @@ endpoints = [
             .is_some_and(|vip| vip.to_string().starts_with("fd00:96::"))
     );
     assert_eq!(dns.affinity, Some(Duration::from_secs(5400)));
+    assert_eq!(dns.on_weight_change, OnWeightChange::Keep);
     assert_eq!(
         dns.workload,
         Some(Workload::Cgroup("/machine.slice/dns-*.scope".into()))
@@ -247,4 +249,30 @@ to = ["shop/*"]
     assert_eq!(codes, ["no-tunnel", "unknown-namespace"]);
     let policy = parsed.policy.expect("a policy");
     assert_eq!(policy.rules[0].from, [Source::Namespace("dev".into())]);
+}
+
+#[test]
+fn flows_to_endpoints_that_leave() {
+    let (drain, close) = (
+        |timeout, rate| OnWeightChange::Drain {
+            timeout: Duration::from_secs(timeout),
+            rate,
+        },
+        |rate| OnWeightChange::Close { rate },
+    );
+    for (text, expected) in [
+        ("", OnWeightChange::Keep),
+        ("on_weight_change = \"keep\"", OnWeightChange::Keep),
+        ("on_weight_change = \"drain\"", drain(30, 100)),
+        (
+            "on_weight_change = \"drain\"\ndrain_timeout = \"5m\"\nclose_rate = 7",
+            drain(300, 7),
+        ),
+        ("on_weight_change = \"close\"", close(100)),
+        ("on_weight_change = \"close\"\nclose_rate = 1", close(1)),
+    ] {
+        let text = format!("[[service]]\nname = \"a\"\nworkload = {{ uid = 7 }}\n{text}\n");
+        let service = &policy(&text).services[&name("default", "a")];
+        assert_eq!(service.on_weight_change, expected, "{text}");
+    }
 }

@@ -142,6 +142,56 @@ fn endpoints() {
 }
 
 #[test]
+fn flows_to_endpoints_that_leave() {
+    for (code, text) in [
+        ("unknown-value", "on_weight_change = ¦\"drian\""),
+        (
+            "unknown-value",
+            "on_weight_change = ¦\"cloes\"\ndrain_timeout = \"10s\"\nclose_rate = 5",
+        ),
+        ("wrong-type", "on_weight_change = ¦true"),
+        (
+            "invalid-duration",
+            "on_weight_change = \"drain\"\ndrain_timeout = ¦\"10\"",
+        ),
+        (
+            "invalid-duration",
+            "on_weight_change = \"drain\"\ndrain_timeout = ¦\"0s\"",
+        ),
+        (
+            "invalid-rate",
+            "on_weight_change = \"close\"\nclose_rate = ¦0",
+        ),
+        (
+            "invalid-rate",
+            "on_weight_change = \"close\"\nclose_rate = ¦1_000_001",
+        ),
+        (
+            "wrong-type",
+            "on_weight_change = \"close\"\nclose_rate = ¦\"10\"",
+        ),
+        (
+            "wrong-type",
+            "on_weight_change = \"close\"\nclose_rate = ¦0.5",
+        ),
+        ("unused-setting", "close_rate = ¦10"),
+        ("unused-setting", "drain_timeout = ¦\"10s\""),
+        (
+            "unused-setting",
+            "on_weight_change = \"close\"\ndrain_timeout = ¦\"10s\"",
+        ),
+        (
+            "unused-setting",
+            "on_weight_change = \"keep\"\nclose_rate = ¦10",
+        ),
+        ("unknown-field", "¦on_weight_chnage = \"drain\""),
+    ] {
+        let endpoint = "endpoints = [{ address = \"127.0.0.1:9\" }]";
+        check(code, &service(&format!("{text}\n{endpoint}")));
+    }
+}
+
+#[test]
 fn endpoints_and_nodes() {
     let nodes = "[[node]]\nname = \"edge-2\"\naddress = \"10.0.0.12\"\n";
     let text = service("endpoints = [{ address = ¦\"127.0.0.1:9\" }]");
