@@ -18,15 +18,27 @@ pub(crate) struct Document<'s> {
     name: Arc<str>,
     text: &'s str,
     lines: Vec<usize>,
+    /// Lines of the file before `text`.
+    lines_before: u32,
 }
 
 impl<'s> Document<'s> {
     pub(crate) fn new(name: Arc<str>, text: &'s str) -> Self {
+        Self::after(0, name, text)
+    }
+
+    /// Whole lines of a file, of which `lines_before` come first.
+    pub(crate) fn after(lines_before: u32, name: Arc<str>, text: &'s str) -> Self {
         // A byte order mark is no column.
         let first = if text.starts_with('\u{feff}') { 3 } else { 0 };
         let starts = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = std::iter::once(first).chain(starts).collect();
-        Self { name, text, lines }
+        Self {
+            name,
+            text,
+            lines,
+            lines_before,
+        }
     }
 
     /// The whole of it as a table; what is wrong with its syntax, if anything.
@@ -83,7 +95,7 @@ impl<'d> Span<'d> {
         let before = line.get(..self.start.saturating_sub(start)).unwrap_or(line);
         Place {
             file: Arc::clone(&self.document.name),
-            line: index as u32 + 1,
+            line: self.document.lines_before + index as u32 + 1,
             column: before.chars().count() as u32 + 1,
         }
     }
