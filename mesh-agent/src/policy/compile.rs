@@ -104,7 +104,7 @@ struct Numbered<'p> {
 }
 
 /// Every service by name.
-type Services<'p> = HashMap<&'p ServiceName, Numbered<'p>>;
+type Services<'p> = HashMap<&'p ServiceName, Numbered<'p>, foldhash::fast::RandomState>;
 
 fn services<'p>(policy: &'p Policy, ids: &mut Ids) -> Services<'p> {
     let mut number = |service: &'p Service| Numbered {

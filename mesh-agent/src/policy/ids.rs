@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use foldhash::fast::RandomState;
 use mesh_common::{DEFAULT_RULE, Subject};
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +14,14 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     next: u32,
-    ids: HashMap<String, u32>,
+    ids: HashMap<String, u32, RandomState>,
 }
 
 impl Table {
     fn starting_at(next: u32) -> Self {
         Self {
             next,
-            ids: HashMap::new(),
+            ids: HashMap::default(),
         }
     }
 

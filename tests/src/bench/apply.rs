@@ -37,32 +37,56 @@ pub(super) fn measure(effort: &Effort<'_>, report: &mut Report) -> Result<()> {
         &millis(start),
         Some(("<= 200 ms", start <= 0.2)),
     );
-    let first = change(&meshed.sandbox, 1)?;
+    let first = change(&meshed.sandbox, CHANGING, &changing(1))?;
     report.value("first change (other slot is empty)", &millis(first), None);
     report.note(&written(&meshed.sandbox));
-    let mut number = 1;
-    let own = meshed.pids();
-    let sandbox = &meshed.sandbox;
-    let mut variants = [Variant {
-        name: "one changed rule",
-        run: Box::new(|| {
-            number += 1;
-            change(sandbox, number)
-        }),
-    }];
-    let few = Effort {
-        rounds: effort.rounds.min(10),
-        ..*effort
-    };
-    let changed = compare(&few, &own, &mut variants)?.of(0).median;
-    drop(variants);
+    let changed = changes(effort, &meshed, CHANGING, &changing)?;
     report.value(
         "one changed rule",
         &millis(changed),
         Some(("<= 20 ms", changed <= 0.02)),
     );
     report.note(&written(&meshed.sandbox));
+    drop(meshed);
+    in_a_large_file(effort, report)
+}
+
+/// One changed rule in the middle of a file that is as large as files can be.
+fn in_a_large_file(effort: &Effort<'_>, report: &mut Report) -> Result<()> {
+    let mut files = policy::of_size(8001, SERVICES, 1);
+    let (before, after) = policy::large_file(SERVICES);
+    let text = |number| format!("{before}{}\n{after}", changing(number));
+    files.push((CHANGING.into(), text(0)));
+    let meshed = Meshed::new(8001, &files)?;
+    change(&meshed.sandbox, CHANGING, &text(1))?;
+    let changed = changes(effort, &meshed, CHANGING, &text)?;
+    let size = text(1).len() >> 10;
+    let what = format!("one changed rule in a file of {size} KiB");
+    report.value(&what, &millis(changed), Some(("<= 20 ms", changed <= 0.02)));
+    report.note(&written(&meshed.sandbox));
     Ok(())
+}
+
+/// Changes `file` again and again, to another text each time.
+fn changes(
+    effort: &Effort<'_>,
+    meshed: &Meshed,
+    file: &str,
+    text: &dyn Fn(usize) -> String,
+) -> Result<f64> {
+    let mut number = 1;
+    let mut variants = [Variant {
+        name: file,
+        run: Box::new(|| {
+            number += 1;
+            change(&meshed.sandbox, file, &text(number))
+        }),
+    }];
+    let few = Effort {
+        rounds: effort.rounds.min(10),
+        ..*effort
+    };
+    Ok(compare(&few, &meshed.pids(), &mut variants)?.of(0).median)
 }
 
 fn changing(number: usize) -> String {
@@ -71,10 +95,10 @@ fn changing(number: usize) -> String {
     format!("[[allow]]\nname = \"changing\"\nfrom = [\"many/s{from}\"]\nto = [\"bench/echo\"]\n")
 }
 
-/// Changes the rule; how long the agent took, from reading the files on.
-fn change(sandbox: &Sandbox, number: usize) -> Result<f64> {
+/// Changes a file; how long the agent took, from reading the files on.
+fn change(sandbox: &Sandbox, file: &str, text: &str) -> Result<f64> {
     let before = agent::metric(sandbox, "mesh_policy_revision", &[])?;
-    sandbox.write_policy(CHANGING, &changing(number))?;
+    sandbox.write_policy(file, text)?;
     let deadline = Instant::now() + NOTICE;
     while agent::metric(sandbox, "mesh_policy_revision", &[])? == before {
         if Instant::now() > deadline {

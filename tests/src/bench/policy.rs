@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 /// Rules in one file: the agent reads files of up to 1 MiB.
 const RULES_PER_FILE: usize = 5000;
 
+/// Half of 1 MiB, but for one rule.
+const LARGE_HALF: usize = (1 << 19) - 400;
+
 /// The measured services: checkout calls the servers at `port` (see `worker.rs`); nobody else may.
 pub(super) fn base(port: u16) -> (String, String) {
     let [one, two, echo, swallow] = [0, 1, 2, 3].map(|offset| port + offset);
@@ -77,6 +80,22 @@ pub(super) fn of_size(port: u16, services: usize, rules: usize) -> Vec<(String, 
         files.push((format!("30-rules-{number}.toml"), text));
     }
     files
+}
+
+/// Two halves of a file of rules that is nearly as large as the agent reads, for `services`
+/// services.
+pub(super) fn large_file(services: usize) -> (String, String) {
+    let half = |numbers: std::ops::RangeFrom<usize>| {
+        let mut text = String::new();
+        for number in numbers {
+            if text.len() > LARGE_HALF {
+                break;
+            }
+            rule(&mut text, number, services - 4);
+        }
+        text
+    };
+    (half(0..), half(50_000..))
 }
 
 fn service(text: &mut String, number: usize) {

@@ -12,6 +12,8 @@ mod tests;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use self::part::Part;
 use super::declare::{Declared, PortDecl, ServiceDecl};
 use super::document::{Document, List, Span};
@@ -79,7 +81,7 @@ pub fn parse_again(
 /// Whether no rule of `all` has the name of another one in `added`. The others have names of
 /// their own, as they had before.
 fn are_named_once(added: &[Arc<Rule>], all: &[Arc<Rule>]) -> bool {
-    let names: HashSet<&str> = added.iter().map(|rule| &*rule.name).collect();
+    let names: HashSet<&str, RandomState> = added.iter().map(|rule| &*rule.name).collect();
     let with_them = all.iter().filter(|rule| names.contains(&*rule.name));
     names.len() == added.len() && with_them.count() == added.len()
 }

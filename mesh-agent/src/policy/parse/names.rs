@@ -226,7 +226,11 @@ impl<'d> Names<'d> {
         }
         let name = decode::name_in(value, name, "service name")?;
         let name = ServiceName { namespace, name };
-        if self.services.contains_key(&name) || !self.complete {
+        // A policy names its services far more often than it has any: one copy of each name.
+        if let Some((known, _)) = self.services.get_key_value(&name) {
+            return Ok(Reference::Service(known.clone()));
+        }
+        if !self.complete {
             return Ok(Reference::Service(name));
         }
         let names: Vec<String> = self.services.keys().map(ToString::to_string).collect();
