@@ -17,8 +17,10 @@ pub(crate) fn run() -> Result<bool> {
     let mut failed = Vec::new();
     for (name, command) in [
         ("rustfmt", cargo(&["fmt", "--all", "--check"])),
+        ("rustfmt (fuzz)", fuzz_targets(&["fmt", "--check"])?),
         ("clippy", clippy()),
         ("clippy (BPF)", bpf_clippy()?),
+        ("clippy (fuzz)", fuzz_targets(&["clippy"])?),
         ("rustdoc", rustdoc()),
         ("cargo-deny", deny(&["bans", "licenses", "sources"])),
     ] {
@@ -46,6 +48,19 @@ fn clippy() -> Command {
     let mut clippy = cargo(&["clippy", "--workspace", "--exclude", "mesh-ebpf"]);
     clippy.args(["--all-targets", "--", "-D", "warnings"]);
     clippy
+}
+
+/// The fuzz targets are a workspace of their own.
+fn fuzz_targets(arguments: &[&str]) -> Result<Command> {
+    let mut command = cargo(arguments);
+    command.args(["--manifest-path", "fuzz/Cargo.toml"]);
+    if arguments[0] == "clippy" {
+        command
+            .arg("--target-dir")
+            .arg(host::target_dir()?.join("fuzz"));
+        command.args(["--", "-D", "warnings"]);
+    }
+    Ok(command)
 }
 
 /// Clippy must be of the same build as the compiler that has `core` for BPF.

@@ -1,6 +1,7 @@
 //! Everything one does with this repository, as `cargo xtask <task>`.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod host;
 mod lint;
 mod need;
@@ -44,9 +45,11 @@ fn run(arguments: &[String]) -> Result<bool> {
         "soak" => run_binary("mesh-soak", rest)?,
         "test" => return test::run(rest),
         "lint" => return lint::run(),
+        "fuzz" => return fuzz::run(rest),
         "ci" => {
             let lint = lint::run()?;
-            return Ok(test::run(&[])? && lint);
+            let fuzz = fuzz::run(&[])?;
+            return Ok(test::run(&[])? && fuzz && lint);
         }
         other => bail!("there is no task {other:?}; `cargo xtask help` lists them"),
     }
@@ -96,6 +99,8 @@ usage: cargo xtask <task>
   soak [args..]     call right and wrong a million times while everything around changes (root)
   test [filter..]   unit tests, then the tests on the running kernel (root)
   lint              formatting, clippy for host and BPF code, docs, licences and dependencies
-  ci                lint and test
+  fuzz [--seconds N] [target..]
+                    run the fuzz targets for 10 s, or N, each
+  ci                lint, fuzz and test
 
 Each task first installs what it needs itself: on Debian 12 as root; elsewhere it says how.";

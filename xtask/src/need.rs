@@ -15,6 +15,7 @@ pub(crate) enum Need {
     Clippy,
     BpfClippy,
     CargoDeny,
+    CargoFuzz,
 }
 
 impl Need {
@@ -35,7 +36,8 @@ impl Need {
         Self::BpfClippy,
         Self::CargoDeny,
     ];
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
+    pub(crate) const ALL: [Self; 9] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -44,6 +46,7 @@ impl Need {
         Self::Clippy,
         Self::BpfClippy,
         Self::CargoDeny,
+        Self::CargoFuzz,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Need {
             Self::Clippy => "clippy",
             Self::BpfClippy => "clippy for the BPF compiler",
             Self::CargoDeny => "cargo-deny",
+            Self::CargoFuzz => "cargo-fuzz",
         }
     }
 
@@ -69,6 +73,7 @@ impl Need {
             Self::Clippy => "lints the host code",
             Self::BpfClippy => "lints the kernel programs",
             Self::CargoDeny => "checks licences and sources of the dependencies",
+            Self::CargoFuzz => "builds and runs the fuzz targets, with a C++ compiler",
         }
     }
 
@@ -86,6 +91,7 @@ impl Need {
             Self::Clippy => host::succeeds("cargo", &["clippy", "--version"]),
             Self::BpfClippy => BpfCompiler::find().is_some_and(|compiler| compiler.has_clippy()),
             Self::CargoDeny => host::finds("cargo-deny"),
+            Self::CargoFuzz => host::finds("cargo-fuzz") && host::finds("c++"),
         }
     }
 
@@ -97,6 +103,7 @@ impl Need {
             Self::Ip => &["iproute2"],
             Self::Prometheus => &["prometheus"],
             Self::BpfClippy => &["rust-web-clippy"],
+            Self::CargoFuzz => &["g++"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
         }
     }
@@ -114,6 +121,7 @@ impl Need {
             (Self::Rustfmt, _) => Some("rustup component add rustfmt"),
             (Self::Clippy, _) => Some("rustup component add clippy"),
             (Self::CargoDeny, _) => Some("cargo install cargo-deny --version 0.20.2 --locked"),
+            (Self::CargoFuzz, _) => Some("cargo install cargo-fuzz --version 0.13.2 --locked"),
             (Self::BpfCompiler, false) => {
                 Some("rustup toolchain install nightly --component rust-src")
             }

@@ -1,13 +1,12 @@
 //! Denials from record to log line: named, deduplicated, bounded.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::{DenialRecord, Hook, Reason, SocketKey, Verdict};
+use mesh_common::{DenialRecord, Hook, Reason, Verdict};
 
 use super::names::Names;
-use super::since_boot;
+use super::{since_boot, words};
 use crate::dataplane::Hierarchy;
 use crate::telemetry::denials::{DenialView, Recent};
 use crate::telemetry::time::unix_seconds;
@@ -75,13 +74,12 @@ impl Denials {
             line: place.map(|place| place.line),
             source_service: names.subject(record.source).to_string(),
             destination_service: names.service(record.service).to_string(),
-            dialled: dialled(record),
-            protocol: protocol(record),
-            peer: (record.peer != SocketKey::default())
-                .then(|| socket_address(&record.peer).to_string()),
+            dialled: words::dialled(record),
+            protocol: words::protocol(record),
+            peer: words::peer(record),
             pid: record.pid,
             uid: record.uid,
-            comm: comm(&record.comm),
+            comm: words::comm(record),
             cgroup: self.path(record.cgroup),
             hook: Hook(record.hook).name().into(),
             count: 1,
@@ -140,49 +138,4 @@ fn log(view: &DenialView) {
 /// A time since boot as a time of day.
 fn wall_time(since_boot_ns: u64) -> SystemTime {
     SystemTime::now() - since_boot().saturating_sub(Duration::from_nanos(since_boot_ns))
-}
-
-fn socket_address(dialled: &SocketKey) -> SocketAddr {
-    let ip = IpAddr::V6(Ipv6Addr::from(dialled.address.0)).to_canonical();
-    SocketAddr::new(ip, dialled.port)
-}
-
-/// What was dialled or bound. A refused socket has no address yet, but a kind.
-fn dialled(record: &DenialRecord) -> String {
-    if record.hook != Hook::SockCreate.0 {
-        return socket_address(&record.dialled).to_string();
-    }
-    match record.dialled.protocol {
-        1 => "stream socket".into(),
-        2 => "datagram socket".into(),
-        3 => "raw socket".into(),
-        other => format!("socket of type {other}"),
-    }
-}
-
-/// The protocol's name. A refused socket's number stands where ports do: it may exceed 255.
-fn protocol(record: &DenialRecord) -> String {
-    let number = if record.hook == Hook::SockCreate.0 {
-        record.dialled.port
-    } else {
-        u16::from(record.dialled.protocol)
-    };
-    let name = match number {
-        1 => "icmp",
-        6 => "tcp",
-        17 => "udp",
-        58 => "icmpv6",
-        132 => "sctp",
-        136 => "udplite",
-        256 => "smc",
-        262 => "mptcp",
-        other => return other.to_string(),
-    };
-    name.into()
-}
-
-/// A thread's name. It is free text of the caller's choice: control characters are replaced.
-fn comm(bytes: &[u8]) -> String {
-    let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(name).replace(|c: char| c.is_control(), "?")
 }

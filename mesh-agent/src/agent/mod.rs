@@ -15,6 +15,7 @@ mod shares;
 mod sweep;
 mod view;
 mod watch;
+pub mod words;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
