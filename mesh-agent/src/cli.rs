@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::output::Output;
-use crate::commands::{doctor, explain, status};
+use crate::commands::{doctor, explain, status, suggest};
 use crate::config::DEFAULT_PATH;
 
 /// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
@@ -74,6 +74,17 @@ pub enum Command {
     Status {
         #[command(flatten)]
         args: status::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Suggest rules for the calls of this host that no rule allows yet, as TOML.
+    ///
+    /// For a host that is migrated: under `default = "allow"` or audit rules the agent counts
+    /// what would be denied. Print the rules, read them, put them beside the policy. Exits with 4
+    /// if no agent answers.
+    Suggest {
+        #[command(flatten)]
+        args: suggest::Args,
         #[command(flatten)]
         config: ConfigArg,
     },

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::policy::source::SourceSet;
+use crate::telemetry::observed::Observed;
 use crate::telemetry::registry::{Build, DEFAULT_SERIES};
 use crate::telemetry::snapshot::Snapshot;
 use crate::telemetry::status::Status;
@@ -45,6 +46,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// The files of the policy in force; `None` if it is not this agent's.
     fn policy(&self) -> Option<Arc<SourceSet>>;
+
+    /// What was decided so far.
+    fn observed(&self) -> Observed;
 
     /// Reads the policy files again and applies them.
     fn reload(&self) -> Result<Reloaded, Rejected>;

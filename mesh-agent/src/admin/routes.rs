@@ -94,6 +94,7 @@ impl Routes {
             Route::Metrics => self.scrape(headers).await,
             Route::Status => self.status().await,
             Route::Policy => self.policy().await,
+            Route::Decisions => self.decisions().await,
             Route::Reload => self.reload().await,
         }
     }
@@ -152,6 +153,15 @@ impl Routes {
         }
     }
 
+    async fn decisions(&self) -> Answer {
+        let source = self.source.clone();
+        let work = move |(): &mut ()| serde_json::to_string(&source.observed());
+        match self.status.run(work).await? {
+            Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
+            Err(_) => Err(Unavailable::Failed),
+        }
+    }
+
     async fn reload(&self) -> Answer {
         let source = self.source.clone();
         let outcome = self.reload.run(move |(): &mut ()| source.reload()).await?;
@@ -199,17 +209,19 @@ enum Route {
     Metrics,
     Status,
     Policy,
+    Decisions,
     Reload,
 }
 
 impl Route {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Index,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
         Self::Status,
         Self::Policy,
+        Self::Decisions,
         Self::Reload,
     ];
 
@@ -221,7 +233,11 @@ impl Route {
     /// Whether the listener has it. What changes or tells more than counters is not for everyone
     /// on the host, and browsers can be made to send requests to TCP.
     fn is_at(self, door: Door) -> bool {
-        door == Door::Unix || !matches!(self, Self::Status | Self::Policy | Self::Reload)
+        let for_everyone = matches!(
+            self,
+            Self::Index | Self::Healthz | Self::Readyz | Self::Metrics
+        );
+        door == Door::Unix || for_everyone
     }
 
     const fn path(self) -> &'static str {
@@ -232,6 +248,7 @@ impl Route {
             Self::Metrics => "/metrics",
             Self::Status => "/status",
             Self::Policy => "/policy",
+            Self::Decisions => "/decisions",
             Self::Reload => "/reload",
         }
     }
@@ -258,6 +275,7 @@ impl Route {
             Self::Metrics => "metrics: OpenMetrics or the Prometheus text format",
             Self::Status => "status document (JSON)",
             Self::Policy => "files of the policy in force (JSON)",
+            Self::Decisions => "what was decided so far (JSON)",
             Self::Reload => "POST: read the policy files again",
         }
     }
@@ -265,7 +283,7 @@ impl Route {
 
 fn index(door: Door) -> String {
     let here = Route::ALL.into_iter().filter(|route| route.is_at(door));
-    let lines = here.map(|route| format!("{:<10}{}\n", route.path(), route.describe()));
+    let lines = here.map(|route| format!("{:<12}{}\n", route.path(), route.describe()));
     format!("mesh-agent\n\n{}", lines.collect::<String>())
 }
 

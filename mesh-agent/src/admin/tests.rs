@@ -57,6 +57,13 @@ impl Source for Fake {
         }
     }
 
+    fn observed(&self) -> Observed {
+        Observed {
+            since_unix_seconds: 1.5,
+            ..Observed::default()
+        }
+    }
+
     fn policy(&self) -> Option<Arc<SourceSet>> {
         None
     }
@@ -154,6 +161,7 @@ fn tcp_answers_what_is_for_everyone() {
         ("POST /metrics", "405", "allow: GET, HEAD"),
         ("DELETE /", "405", "allow: GET, HEAD"),
         ("GET /status", "404", "not found"),
+        ("GET /decisions", "404", "not found"),
         ("POST /reload", "404", "not found"),
     ] {
         let answer = site.text(request, "");
@@ -215,6 +223,7 @@ fn the_unix_socket_has_status_and_reload() {
     let (status, body) = site.unix(Method::POST, "/reload");
     assert_eq!(status, 200);
     assert!(body.contains(r#""revision": 8"#), "{body}");
+    assert!(site.unix(Method::GET, "/decisions").1.contains(":1.5,"));
     assert_eq!(site.unix(Method::GET, "/reload").0, 405);
     assert_eq!(site.unix(Method::GET, "/metrics").0, 200);
     assert!(site.unix(Method::GET, "/").1.contains("/reload"));

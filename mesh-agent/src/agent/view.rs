@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use mesh_common::{IPPROTO_UDP, Reason};
 
@@ -14,6 +14,7 @@ use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
 use crate::policy::model::DefaultAction;
 use crate::policy::source::SourceSet;
+use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
     AgentCounters, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage, PolicyState,
     ProgramState, Snapshot, Transport,
@@ -119,6 +120,19 @@ impl Source for Agent {
 
     fn policy(&self) -> Option<Arc<SourceSet>> {
         self.current().map(|current| Arc::clone(&current.sources))
+    }
+
+    fn observed(&self) -> Observed {
+        let snapshot = self.snapshot();
+        let pinned = lock(&self.dataplane).counting_since();
+        let numbered = Duration::from_nanos(lock(&self.state).ids.epoch);
+        let since = pinned.unwrap_or(UNIX_EPOCH).max(UNIX_EPOCH + numbered);
+        Observed {
+            schema_version: observed::SCHEMA_VERSION,
+            since_unix_seconds: unix_seconds(since),
+            decisions: snapshot.decisions.iter().map(DecisionView::from).collect(),
+            recorded: lock(&self.denials).recent.list(),
+        }
     }
 
     fn reload(&self) -> Result<Reloaded, Rejected> {
@@ -269,6 +283,14 @@ fn leaving(findings: &Findings, current: &Current) -> Vec<LeavingSeries> {
         .collect()
 }
 
+fn transport(protocol: u32) -> Transport {
+    if protocol == u32::from(IPPROTO_UDP) {
+        Transport::Udp
+    } else {
+        Transport::Tcp
+    }
+}
+
 /// Adds what has names: flows, decisions, shares.
 fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
     let names = &current.names;
@@ -279,11 +301,7 @@ fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
             source_service: names.subject(key.source),
             destination_service: names.service(key.service),
             destination_version: names.version(key.version),
-            protocol: if key.protocol == u32::from(IPPROTO_UDP) {
-                Transport::Udp
-            } else {
-                Transport::Tcp
-            },
+            protocol: transport(key.protocol),
             stats: *stats,
         })
         .collect();
@@ -296,6 +314,7 @@ fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
             reason: Reason(key.reason),
             source_service: names.subject(key.source),
             destination_service: names.service(key.service),
+            protocol: transport(u32::from(key.protocol)),
             count: *count,
         })
         .collect();

@@ -5,4 +5,5 @@ pub mod doctor;
 pub mod explain;
 pub mod output;
 pub mod status;
+pub mod suggest;
 pub mod unload;

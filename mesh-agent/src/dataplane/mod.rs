@@ -18,10 +18,11 @@ mod stats;
 mod table;
 mod tracefs;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::time::SystemTime;
 
 use aya::Ebpf;
 use mesh_common::PolicyHeader;
@@ -226,6 +227,12 @@ impl Dataplane {
     /// Counts a flow that was cut; whether there was room for its series.
     pub(crate) fn count_late(&mut self, late: &Late) -> bool {
         self.stats.count_late(&late.key())
+    }
+
+    /// Since when decisions are counted: since their map is pinned.
+    pub fn counting_since(&self) -> Option<SystemTime> {
+        let pin = fs::metadata(self.pins.map("DECISIONS")).ok()?;
+        pin.modified().ok()
     }
 
     /// How full the maps are.

@@ -84,6 +84,8 @@ pub struct DecisionSeries {
     pub source_service: Arc<str>,
     /// Who is called.
     pub destination_service: Arc<str>,
+    /// How.
+    pub protocol: Transport,
     /// How often.
     pub count: u64,
 }

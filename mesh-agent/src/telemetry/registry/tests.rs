@@ -44,6 +44,7 @@ fn decision(rule: &str, verdict: Verdict, reason: Reason, count: u64) -> Decisio
         reason,
         source_service: "shop/checkout".into(),
         destination_service: "shop/payments".into(),
+        protocol: Transport::Tcp,
         count,
     }
 }
