@@ -56,7 +56,7 @@ ports = ["dns"]
 const AUDIT: &str = r#"
 [[allow]]
 name = "so-far"
-from = ["*"]
+from = ["*", { cidr = "0.0.0.0/0" }, { cidr = "::/0" }]
 to = ["shop/*"]
 mode = "audit"
 "#;

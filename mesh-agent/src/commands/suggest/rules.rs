@@ -5,7 +5,7 @@
 //! lets pass while migrating; calls of before that a rule allows by now are left out.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_common::{IPPROTO_UDP, Reason, Verdict};
@@ -68,6 +68,7 @@ type Pairs<'o> = BTreeMap<Pair<'o>, Vec<&'o DecisionView>>;
 
 pub(super) fn suggestions(policy: &Policy, observed: &Observed, denied: bool) -> Suggestions {
     let (mut wanted, mut by_default) = (Pairs::new(), Pairs::new());
+    let mut outside = Pairs::new();
     let mut not_suggested = Vec::new();
     for decision in observed
         .decisions
@@ -79,6 +80,7 @@ pub(super) fn suggestions(policy: &Policy, observed: &Observed, denied: bool) ->
             Sorted::WouldDeny => wanted.entry(pair).or_default().push(decision),
             Sorted::ByDefault if denied => wanted.entry(pair).or_default().push(decision),
             Sorted::ByDefault => by_default.entry(pair).or_default().push(decision),
+            Sorted::Outside => outside.entry(pair).or_default().push(decision),
             Sorted::Left(why) => not_suggested.push(left(pair, decision.count, why)),
             Sorted::Fine => {}
         }
@@ -98,6 +100,12 @@ pub(super) fn suggestions(policy: &Policy, observed: &Observed, denied: bool) ->
             }),
             Ok(None) => {}
             Err(why) => not_suggested.push(left(pair, seen.calls, &why)),
+        }
+    }
+    for (pair, decisions) in outside {
+        let seen = Seen::new(&decisions, &observed.recorded, pair);
+        if let Some(why) = seen.from_outside(policy, pair) {
+            not_suggested.push(left(pair, seen.calls, &why));
         }
     }
     for (pair, decisions) in by_default {
@@ -120,6 +128,8 @@ enum Sorted {
     WouldDeny,
     /// A rule would let pass what the default denies.
     ByDefault,
+    /// The same for a caller outside the mesh, whose address counters do not tell.
+    Outside,
     Left(&'static str),
     Fine,
 }
@@ -132,6 +142,8 @@ fn sort(decision: &DecisionView) -> Sorted {
         (_, "-") if is(Verdict::WouldDeny) => Sorted::Left(OUTSIDE),
         (_, "-") => Sorted::Fine,
         ("unknown", _) => Sorted::Left("nobody knows who called, so no rule can name the caller"),
+        ("outside", _) if is(Verdict::WouldDeny) => Sorted::Outside,
+        ("outside", _) => Sorted::Fine,
         _ if is(Verdict::WouldDeny) => Sorted::WouldDeny,
         _ if is(Verdict::Allowed) && !of_policy => Sorted::Left(UNPROTECTED),
         _ if is(Verdict::Denied) && decision.rule == "default" => Sorted::ByDefault,
@@ -144,6 +156,8 @@ const OUTSIDE: &str =
 const UNPROTECTED: &str =
     "passed for another reason than a rule, and only while nothing protects the service";
 
+/// Most addresses that are shown of one service's callers.
+const MOST_SHOWN: usize = 10;
 const BY_DEFAULT: &str = "denied by default: --denied suggests a rule";
 const UNCLEAR: &str = "which port was called is not known, and rules allow some of them: see \
     whether the counter still rises";
@@ -245,6 +259,33 @@ impl<'o> Seen<'o> {
         )))
     }
 
+    /// What to say of callers outside the mesh; `None` if rules allow all that are known.
+    fn from_outside(&self, policy: &Policy, (_, to): Pair<'_>) -> Option<String> {
+        let service = find(policy, to)?;
+        let refused = |record: &&DenialView| {
+            let peer: SocketAddr = record.peer.as_deref()?.parse().ok()?;
+            let port = port_of(service, record)?;
+            let caller = Caller::Outside(peer.ip());
+            let decision = evaluate(policy, caller, &service.name, port);
+            (decision.verdict != Verdict::Allowed).then(|| peer.ip())
+        };
+        let addresses: BTreeSet<IpAddr> = self.records.iter().filter_map(refused).collect();
+        if addresses.is_empty() && !self.records.is_empty() {
+            return None;
+        }
+        let seen: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let seen = match seen[..] {
+            [] => String::new(),
+            _ => format!(
+                " (such as {})",
+                seen[..seen.len().min(MOST_SHOWN)].join(", ")
+            ),
+        };
+        Some(format!(
+            "called from outside the mesh: name the addresses{seen} by from = [{{ cidr = \"..\" }}]"
+        ))
+    }
+
     /// Ports that records name, and whether there is a record of every call.
     fn recorded(&self, service: &Service) -> (BTreeSet<Arc<str>>, bool) {
         let mut ports = BTreeSet::new();
@@ -284,20 +325,21 @@ fn resolve<'p>(
     policy: &'p Policy,
     (from, to): Pair<'_>,
 ) -> Result<(Option<ServiceName>, &'p Service), String> {
-    let find = |name: &str| {
-        let (namespace, name) = name.split_once('/')?;
-        let name = ServiceName {
-            namespace: namespace.into(),
-            name: name.into(),
-        };
-        policy.services.get(&name)
-    };
     let gone = |name: &str| format!("`{name}` is not declared any more");
     let caller = match from {
         "host" => None,
-        _ => Some(find(from).ok_or_else(|| gone(from))?.name.clone()),
+        _ => Some(find(policy, from).ok_or_else(|| gone(from))?.name.clone()),
     };
-    Ok((caller, find(to).ok_or_else(|| gone(to))?))
+    Ok((caller, find(policy, to).ok_or_else(|| gone(to))?))
+}
+
+fn find<'p>(policy: &'p Policy, name: &str) -> Option<&'p Service> {
+    let (namespace, name) = name.split_once('/')?;
+    let name = ServiceName {
+        namespace: namespace.into(),
+        name: name.into(),
+    };
+    policy.services.get(&name)
 }
 
 fn protocol(port: &Port) -> &'static str {

@@ -200,6 +200,48 @@ fn what_no_rule_helps_is_said() {
 }
 
 #[test]
+fn callers_outside_the_mesh_are_named_by_address() {
+    let counted = "would-deny tcp outside shop/payments policy default 2";
+    let from = |peer: &str| DenialView {
+        source_service: "outside".into(),
+        peer: Some(peer.into()),
+        ..record("127.0.0.1:8080", 1)
+    };
+    let records = [from("192.0.2.7:4000"), from("192.0.2.9:4000")];
+    let rule = "[[allow]]\nname = \"lan\"\nfrom = [{ cidr = \"192.0.2.0/29\" }]\nto = [\"shop/payments\"]\n";
+    let wider = rule.replace("/29", "/24");
+    for (rules, recorded, expected) in [
+        ("", &records[..0], Some("name the addresses by")),
+        (
+            "",
+            &records,
+            Some("name the addresses (such as 192.0.2.7, 192.0.2.9) by"),
+        ),
+        (
+            rule,
+            &records,
+            Some("name the addresses (such as 192.0.2.9) by"),
+        ),
+        (&wider, &records, None),
+    ] {
+        let observed = Observed {
+            decisions: vec![decision(counted)],
+            recorded: recorded.to_vec(),
+            ..Observed::default()
+        };
+        let found = rules::suggestions(&policy(rules), &observed, false);
+        assert_eq!(found.rules, []);
+        let why = found.not_suggested.first().map(|left| &*left.why);
+        assert_eq!(why.is_some(), expected.is_some(), "{rules}");
+        assert!(
+            why.unwrap_or_default()
+                .contains(expected.unwrap_or_default()),
+            "{why:?}"
+        );
+    }
+}
+
+#[test]
 fn what_is_printed_is_a_file_of_the_policy() {
     let taken = "[[allow]]\nname = \"suggested-shop-checkout-to-shop-payments\"\nfrom = [\"host\"]\n\
         to = [\"shop/payments\"]\nports = [\"dns\"]\n";
