@@ -1,6 +1,8 @@
 //! The compiled policy against the evaluator, by the same userspace copy of the kernel's
 //! lookups that the property tests use.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use mesh_common::{Subject, Verdict, destination_flag};
 
 use self::kernel::Kernel;
@@ -15,6 +17,14 @@ use crate::policy::model::Policy;
 )]
 #[path = "../../mesh-agent/src/policy/compile/tests/kernel.rs"]
 mod kernel;
+
+/// Clients outside the mesh, in and out of what `grammar.rs` names.
+const CLIENTS: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(192, 168, 0, 1)),
+    IpAddr::V4(Ipv4Addr::new(192, 168, 1, 255)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+];
 
 /// Most callers, and most called services, that are tried.
 const MOST: usize = 8;
@@ -50,6 +60,11 @@ fn assert_verdicts(policy: &Policy, entries: &Entries, ids: &mut Ids) {
                 assert_eq!(names.get(&rule).copied(), expected);
                 let protected = destination.flags & destination_flag::PROTECTED != 0;
                 assert!(protected || verdict != Verdict::Denied);
+            }
+            for client in CLIENTS {
+                let decision = evaluate(policy, Caller::Outside(client), &service.name, port);
+                let (verdict, _) = kernel.judge_address(client, &destination);
+                assert_eq!(verdict, decision.verdict, "{client} to {}", service.name);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Files that are nearly always valid TOML and often a valid policy: what random bytes seldom
 //! are.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use arbitrary::Arbitrary;
@@ -32,10 +33,10 @@ struct Service {
 struct Endpoint {
     host: u8,
     port: u8,
-    version: Option<u8>,
+    version: u8,
     node: Option<bool>,
     weight: Option<u8>,
-    of: Option<u8>,
+    of: u8,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -59,8 +60,20 @@ pub struct Rule {
 const NAMESPACES: [&str; 3] = ["shop", "dev", "default"];
 const PROTOCOLS: [&str; 4] = ["tcp", "udp", "http", "grpc"];
 
+const CLIENTS: [&str; 5] = [
+    "{ cidr = \"192.168.0.0/24\" }",
+    "{ cidr = \"192.168.0.0/16\" }",
+    "{ cidr = \"192.168.1.255/32\" }",
+    "{ cidr = \"0.0.0.0/0\" }",
+    "{ cidr = \"::/0\" }",
+];
+
 /// Most of each that is written.
 const MOST: usize = 6;
+/// Most ports of a service.
+const PORTS: usize = 3;
+/// Most endpoints of a service.
+const ENDPOINTS: usize = 4;
 
 fn pick<T: Copy>(from: &[T], which: u8) -> T {
     from[usize::from(which) % from.len()]
@@ -84,12 +97,7 @@ impl Files {
             )?;
         }
         if let Some(range) = self.range {
-            writeln!(
-                text,
-                "vip_range = \"10.96.{}.0/{}\"",
-                range & 0xf0,
-                20 + range % 5
-            )?;
+            writeln!(text, "vip_range = \"10.96.{}.0/20\"", range & 0xf0)?;
         }
         if self.nodes {
             text.push_str("[[node]]\nname = \"edge-2\"\naddress = \"10.0.0.12\"\n");
@@ -103,14 +111,16 @@ impl Files {
         Ok(())
     }
 
-    fn service(&self, which: u8) -> String {
+    /// A service and its name.
+    fn service(&self, which: u8) -> (String, Option<&Service>) {
         let count = self.services.len().clamp(1, MOST);
         let number = usize::from(which) % count;
-        let namespace = self
-            .services
-            .get(number)
-            .map_or(0, |service| service.namespace);
-        format!("{}/s{number}", pick(&NAMESPACES, namespace))
+        let service = self.services.get(number);
+        let namespace = service.map_or(0, |service| service.namespace);
+        (
+            format!("{}/s{number}", pick(&NAMESPACES, namespace)),
+            service,
+        )
     }
 
     fn source(&self, which: u8) -> String {
@@ -118,9 +128,9 @@ impl Files {
             0 => "\"*\"".into(),
             1 => "\"host\"".into(),
             2 | 3 => format!("\"{}/*\"", pick(&NAMESPACES, which >> 4)),
-            4 => format!("{{ cidr = \"192.168.{}.0/24\" }}", which >> 4),
-            5 => "{ node = \"edge-2\" }".into(),
-            _ => format!("\"{}\"", self.service(which >> 2)),
+            4 => pick(&CLIENTS, which >> 4).into(),
+            5 if self.nodes => "{ node = \"edge-2\" }".into(),
+            _ => format!("\"{}\"", self.service(which >> 2).0),
         }
     }
 
@@ -128,7 +138,7 @@ impl Files {
         match which % 16 {
             0 | 1 => format!("\"{}/*\"", pick(&NAMESPACES, which >> 4)),
             2 => format!("{{ cidr = \"192.0.{}.0/24\" }}", which >> 4),
-            _ => format!("\"{}\"", self.service(which >> 2)),
+            _ => format!("\"{}\"", self.service(which >> 2).0),
         }
     }
 
@@ -149,24 +159,24 @@ impl Service {
             "[[service]]\nname = \"s{number}\"\nnamespace = \"{namespace}\""
         )?;
         if let Some(vip) = self.vip {
-            writeln!(text, "vip = \"10.96.0.{vip}\"")?;
+            writeln!(text, "vip = \"10.96.{number}.{vip}\"")?;
         }
-        let ports = self.ports.iter().take(3).map(|(listen, protocol)| {
-            let (name, protocol) = (listen % 4, pick(&PROTOCOLS, *protocol));
-            format!(
-                "{{ name = \"p{name}\", listen = {}, protocol = \"{protocol}\" }}",
-                80 + listen % 8
-            )
+        let ports = self.ports.iter().take(PORTS).enumerate();
+        let ports = ports.map(|(index, (listen, protocol))| {
+            let (listen, protocol) = (80 + listen % 8, pick(&PROTOCOLS, *protocol));
+            format!("{{ name = \"p{index}\", listen = {listen}, protocol = \"{protocol}\" }}")
         });
-        writeln!(text, "ports = [{}]", ports.collect::<Vec<_>>().join(", "))?;
+        writeln!(text, "ports = [{}]", joined(ports))?;
         match self.workload {
             Some((0..=2, uid)) => {
                 writeln!(text, "workload = {{ uid = {} }}", 1000 + u32::from(uid))?
             }
-            Some((3..=5, path)) => writeln!(
-                text,
-                "workload = {{ cgroup = \"/m.slice/{path}-*.scope\" }}"
-            )?,
+            Some((3..=5, path)) => {
+                writeln!(
+                    text,
+                    "workload = {{ cgroup = \"/m.slice/{path}-*.scope\" }}"
+                )?;
+            }
             Some((_, unit)) => writeln!(text, "workload = {{ systemd = \"u{unit}?.service\" }}")?,
             None => {}
         }
@@ -174,22 +184,34 @@ impl Service {
             writeln!(text, "egress = \"{}\"", if deny { "deny" } else { "allow" })?;
         }
         if let Some(minutes) = self.affinity {
+            let minutes = u32::from(minutes) + 1;
             writeln!(
                 text,
                 "affinity = \"client\"\naffinity_timeout = \"{minutes}m\""
             )?;
         }
-        let endpoints = self.endpoints.iter().take(4).map(Endpoint::text);
-        writeln!(
-            text,
-            "endpoints = [{}]",
-            endpoints.collect::<Vec<_>>().join(", ")
-        )
+        let endpoints = self.endpoints.iter().take(ENDPOINTS).enumerate();
+        let endpoints = endpoints.map(|(index, endpoint)| {
+            endpoint.text(number * ENDPOINTS + index, self.ports.len().min(PORTS))
+        });
+        writeln!(text, "endpoints = [{}]", joined(endpoints))
+    }
+
+    /// Versions of its endpoints.
+    fn versions(&self) -> BTreeSet<String> {
+        let endpoints = self.endpoints.iter().take(ENDPOINTS);
+        endpoints.map(Endpoint::version).collect()
     }
 }
 
+fn joined(items: impl Iterator<Item = String>) -> String {
+    items.collect::<Vec<_>>().join(", ")
+}
+
 impl Endpoint {
-    fn text(&self) -> String {
+    /// The endpoint `number` of all, of a service with `ports` ports. Mostly another address
+    /// than any other's.
+    fn text(&self, number: usize, ports: usize) -> String {
         let hosts = [
             "127.0.0.1",
             "10.0.0.11",
@@ -198,53 +220,67 @@ impl Endpoint {
             "[fd00::9]",
             "192.0.2.1",
         ];
-        let address = format!(
-            "{}:{}",
-            pick(&hosts, self.host),
-            8000 + u32::from(self.port)
-        );
+        let number = if self.port == u8::MAX { 0 } else { number };
+        let address = format!("{}:{}", pick(&hosts, self.host), 8000 + number);
+        let node = match (self.host % 6, self.node) {
+            (0 | 3, _) => Some("node = \"edge-1\"".into()),
+            (_, Some(far)) => Some(format!("node = \"edge-{}\"", if far { 2 } else { 1 })),
+            (_, None) => None,
+        };
+        let port = usize::from(self.of) % ports.max(1);
         let fields = [
             Some(format!("address = \"{address}\"")),
-            self.version
-                .map(|version| format!("version = \"v{}\"", version % 3)),
-            self.node
-                .map(|far| format!("node = \"edge-{}\"", if far { 2 } else { 1 })),
-            self.weight.map(|weight| format!("weight = {weight}")),
-            self.of.map(|port| format!("port = \"p{}\"", port % 4)),
+            Some(format!("version = \"{}\"", self.version())),
+            node,
+            self.weight
+                .map(|weight| format!("weight = {}", u32::from(weight) + 1)),
+            Some(format!("port = \"p{port}\"")),
         ];
-        format!(
-            "{{ {} }}",
-            fields.into_iter().flatten().collect::<Vec<_>>().join(", ")
-        )
+        format!("{{ {} }}", joined(fields.into_iter().flatten()))
+    }
+
+    fn version(&self) -> String {
+        format!("v{}", self.version % 3)
     }
 }
 
 impl Split {
     fn write(&self, files: &Files, text: &mut String) -> std::fmt::Result {
-        writeln!(
-            text,
-            "[[split]]\nservice = \"{}\"",
-            files.service(self.service)
-        )?;
+        let (name, service) = files.service(self.service);
+        writeln!(text, "[[split]]\nservice = \"{name}\"")?;
         if !self.from.is_empty() {
             let from = self.from.iter().take(3).map(|which| files.source(*which));
-            writeln!(text, "from = [{}]", from.collect::<Vec<_>>().join(", "))?;
+            writeln!(text, "from = [{}]", joined(from))?;
         }
-        let [a, b, c] = self.weights;
-        writeln!(text, "weights = {{ v0 = {a}, v1 = {b}, v2 = {c} }}")
+        let versions = service.map(Service::versions).unwrap_or_default();
+        let weights = versions.iter().zip(self.weights);
+        let weights = weights.map(|(version, weight)| format!("{version} = {weight}"));
+        writeln!(text, "weights = {{ {} }}", joined(weights))
     }
 }
 
 impl Rule {
     fn text(&self, files: &Files, number: usize) -> String {
         let kind = if self.deny { "deny" } else { "allow" };
-        let list = |items: Vec<String>| items.join(", ");
-        let from = self.from.iter().take(3).map(|which| files.source(*which));
-        let to = self.to.iter().take(3).map(|which| files.target(*which));
+        // An empty list is an error, which random bytes find without help.
+        let first = |list: &[u8]| {
+            if list.is_empty() {
+                vec![255]
+            } else {
+                list.to_vec()
+            }
+        };
+        let (from, to) = (first(&self.from), first(&self.to));
+        let from = from.iter().take(3).map(|which| files.source(*which));
+        let to = to.iter().take(3).map(|which| files.target(*which));
         let ports = self.ports.iter().take(2).map(|port| match port % 2 {
-            0 => format!("\"p{}\"", port / 2 % 4),
+            0 => format!("\"p{}\"", port / 2 % 3),
             _ => (80 + port / 2 % 8).to_string(),
         });
+        let ports = match joined(ports) {
+            none if none.is_empty() => none,
+            ports => format!("ports = [{ports}]\n"),
+        };
         let mode = match self.audit {
             Some(true) => "mode = \"audit\"\n",
             Some(false) => "mode = \"enforce\"\n",
@@ -252,10 +288,9 @@ impl Rule {
         };
         let space = pick(&["", "\n", "# why\n", "\r\n"], self.lines);
         format!(
-            "[[{kind}]]\nname = \"r{number}\"\nfrom = [{}]\nto = [{}]\nports = [{}]\n{mode}{space}",
-            list(from.collect()),
-            list(to.collect()),
-            list(ports.collect()),
+            "[[{kind}]]\nname = \"r{number}\"\nfrom = [{}]\nto = [{}]\n{ports}{mode}{space}",
+            joined(from),
+            joined(to),
         )
     }
 }

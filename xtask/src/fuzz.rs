@@ -80,7 +80,13 @@ fn one(target: &str, seconds: u32) -> Result<Command> {
     fuzz.arg(target)
         .arg(corpus)
         .arg(format!("fuzz/seeds/{target}"));
-    fuzz.args(["--", "-verbosity=0", "-timeout=10", "-dict=fuzz/toml.dict"]);
+    fuzz.args([
+        "--",
+        "-verbosity=0",
+        "-print_funcs=0",
+        "-timeout=10",
+        "-dict=fuzz/toml.dict",
+    ]);
     fuzz.arg(format!("-max_total_time={seconds}"));
     fuzz.arg(format!("-rss_limit_mb={MEMORY}"));
     fuzz.arg(format!("-max_len={LENGTH}"));
