@@ -104,7 +104,7 @@ pub(super) fn suggestions(policy: &Policy, observed: &Observed, denied: bool) ->
     }
     for (pair, decisions) in outside {
         let seen = Seen::new(&decisions, &observed.recorded, pair);
-        if let Some(why) = seen.from_outside(policy, pair) {
+        if let Some(why) = seen.about_outside(policy, pair) {
             not_suggested.push(left(pair, seen.calls, &why));
         }
     }
@@ -260,7 +260,7 @@ impl<'o> Seen<'o> {
     }
 
     /// What to say of callers outside the mesh; `None` if rules allow all that are known.
-    fn from_outside(&self, policy: &Policy, (_, to): Pair<'_>) -> Option<String> {
+    fn about_outside(&self, policy: &Policy, (_, to): Pair<'_>) -> Option<String> {
         let service = find(policy, to)?;
         let refused = |record: &&DenialView| {
             let peer: SocketAddr = record.peer.as_deref()?.parse().ok()?;
