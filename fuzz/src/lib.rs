@@ -2,6 +2,7 @@
 //! async, so that a fuzz target is built in seconds. The sources are the agent's own.
 #![forbid(unsafe_code)]
 
+pub mod answers;
 pub mod compiled;
 pub mod grammar;
 pub mod plain;
