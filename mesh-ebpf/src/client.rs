@@ -104,12 +104,17 @@ impl Client {
 
     #[inline(always)]
     fn by_state(policy: &InForce, state: &SocketState) -> Self {
-        let creator = Process {
-            cgroup: state.creator_cgroup,
-            uid: state.creator_uid,
-        };
         let standing = standing(policy, state.revision, state.epoch);
-        Self::of(standing, state.source, creator.maker(policy))
+        let mut creator = Subject::OUTSIDE.0;
+        // Nobody asks otherwise.
+        if standing == Standing::EARLIER {
+            let process = Process {
+                cgroup: state.creator_cgroup,
+                uid: state.creator_uid,
+            };
+            creator = process.maker(policy);
+        }
+        Self::of(standing, state.source, creator)
     }
 
     #[inline(always)]

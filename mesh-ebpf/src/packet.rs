@@ -26,42 +26,21 @@ impl Packet {
     /// Reads the headers; `None` if they are no TCP's or UDP's.
     #[inline(always)]
     pub(crate) fn parse(skb: *mut __sk_buff) -> Option<Self> {
-        let [first] = load::<1>(skb, 0)?;
-        match first >> 4 {
+        // As much as both kinds of header have.
+        let header = load::<{ IPV4_HEADER as usize }>(skb, 0)?;
+        match header[0] >> 4 {
             4 => {
-                let header = load::<{ IPV4_HEADER as usize }>(skb, 0)?;
-                let [
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    _,
-                    protocol,
-                    _,
-                    _,
-                    a,
-                    b,
-                    c,
-                    d,
-                    e,
-                    f,
-                    g,
-                    h,
-                ] = header;
+                let [.., a, b, c, d, e, f, g, h] = header;
                 let ends = (
                     Address::from_v4([a, b, c, d]),
                     Address::from_v4([e, f, g, h]),
                 );
-                Self::transport(skb, u32::from(first & 0xf) * 4, protocol, ends, true)
+                let length = u32::from(header[0] & 0xf) * 4;
+                Self::transport(skb, length, header[9], ends, true)
             }
             6 => {
-                let [next] = load::<1>(skb, 6)?;
                 let ends = (Address(load(skb, 8)?), Address(load(skb, 24)?));
-                let (offset, protocol) = skip_extensions(skb, next)?;
+                let (offset, protocol) = skip_extensions(skb, header[6])?;
                 Self::transport(skb, offset, protocol, ends, false)
             }
             _ => None,
@@ -76,10 +55,13 @@ impl Packet {
         (source, target): (Address, Address),
         v4: bool,
     ) -> Option<Self> {
-        let [a, b, c, d] = load::<4>(skb, offset)?;
-        let flags = match protocol {
-            IPPROTO_TCP => load::<1>(skb, offset + 13)?[0],
-            IPPROTO_UDP => 0,
+        let ([a, b, c, d], flags) = match protocol {
+            IPPROTO_TCP => {
+                let segment = load::<14>(skb, offset)?;
+                let [a, b, c, d, .., flags] = segment;
+                ([a, b, c, d], flags)
+            }
+            IPPROTO_UDP => (load::<4>(skb, offset)?, 0),
             _ => return None,
         };
         Some(Self {

@@ -18,19 +18,19 @@ pub(crate) fn received(ctx: &SockAddr) {
             }
         }
     }
-    peer_as(ctx, &sender);
+    if let Some(state) = ctx.storage(&SOCKETS)
+        && is_flow_to(state, &sender)
+    {
+        ctx.rewrite(&state.dialled, state.dialled_port);
+    }
 }
 
 /// Shows a connection's peer as what was dialled.
 #[inline(always)]
 pub(crate) fn peer(ctx: &SockAddr) {
-    peer_as(ctx, &ctx.address());
-}
-
-#[inline(always)]
-fn peer_as(ctx: &SockAddr, seen: &SocketKey) {
+    // Asked first: it says no for every socket but a client's.
     if let Some(state) = ctx.storage(&SOCKETS)
-        && is_flow_to(state, seen)
+        && is_flow_to(state, &ctx.address())
     {
         ctx.rewrite(&state.dialled, state.dialled_port);
     }
