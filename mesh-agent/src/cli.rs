@@ -46,6 +46,13 @@ pub enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Put the policy in force and exit: at boot, before anything can dial.
+    ///
+    /// The files, or if they are broken the last good ones. An agent that is run later takes over.
+    Load {
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Check configuration files: the agent's own parser and compiler, offline, without root.
     ///
     /// Prints every problem of every file at once. Exits with 3 if there are errors.

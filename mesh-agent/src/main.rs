@@ -36,7 +36,8 @@ fn run(command: Command) -> u8 {
             config,
             output,
         } => check(directory, &config.config, output),
-        Command::Run { config } => with_config(&config, run_agent),
+        Command::Run { config } => with_config(&config, |config| run_agent(config, agent::run)),
+        Command::Load { config } => with_config(&config, |config| run_agent(config, agent::load)),
         Command::Explain { args, config } => {
             with_config(&config, |config| explain::run(&args, &config, color()))
         }
@@ -81,10 +82,10 @@ fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u
     }
 }
 
-fn run_agent(config: AgentConfig) -> u8 {
+fn run_agent(config: AgentConfig, work: impl FnOnce(AgentConfig) -> Result<(), StartError>) -> u8 {
     mesh_sys::memory::share_one_heap();
     log_to_stderr(config.log.level);
-    match agent::run(config) {
+    match work(config) {
         Ok(()) => 0,
         // The problems themselves are logged.
         Err(error @ StartError::Configuration(_)) => {

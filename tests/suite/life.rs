@@ -283,6 +283,36 @@ fn with_broken_files_the_last_good_policy_is_enforced() {
 }
 
 #[test]
+fn at_boot_the_policy_is_there_before_the_agent() {
+    host::run("boot", |sandbox| {
+        let mut shop = Shop::open(sandbox).expect("a shop");
+        let agent = start(sandbox);
+        let refused = command(sandbox, &["load"]).expect("it runs");
+        assert_eq!(refused.status.code(), Some(1), "there is an agent");
+        agent.signal(Signal::SIGTERM).expect("signalled");
+        agent.wait().expect("ended");
+        // A boot: nothing is left in the kernel, and somebody has broken the files.
+        command(sandbox, &["unload"]).expect("it runs");
+        assert!(!kernel::enforces(sandbox).expect("the kernel answers"));
+        sandbox.write_policy(FILE, "[[service]\n").expect("written");
+        let loaded = command(sandbox, &["load"]).expect("it runs");
+        let said = String::from_utf8_lossy(&loaded.stderr).into_owned();
+        assert_eq!(loaded.status.code(), Some(0), "{said}");
+        shop.is_guarded();
+        let unit = "system.slice/checkout.service/later";
+        let mut later = Peer::spawn(&sandbox.cgroup, unit).expect("a peer");
+        assert_eq!(dial(&mut later), Ok("v1".into()));
+        // The agent goes on with what is there.
+        let names = |sandbox| kernel::links(sandbox).expect("links").into_keys();
+        let before: Vec<_> = names(sandbox).collect();
+        sandbox.write_policy(FILE, POLICY).expect("written");
+        let _agent = start(sandbox);
+        assert_eq!(names(sandbox).collect::<Vec<_>>(), before);
+        shop.is_guarded();
+    });
+}
+
+#[test]
 fn with_broken_files_and_nothing_else_it_does_not_start() {
     host::run("nothing", |sandbox| {
         sandbox

@@ -30,7 +30,7 @@ use self::denials::Denials;
 use self::health::Health;
 use self::loaded::{Loaded, render};
 use self::names::Names;
-pub use self::run::run;
+pub use self::run::{load, run};
 use self::saved::Saved;
 use self::shares::Opened;
 pub use self::sweep::Sweeper;

@@ -60,6 +60,18 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     Ok(())
 }
 
+/// Puts the policy in force as [`run`] does, and leaves it so: what `run` starts from later.
+///
+/// # Errors
+///
+/// As at the start of [`run`].
+pub fn load(config: AgentConfig) -> Result<(), StartError> {
+    let (agent, reader, sweeper) = Agent::start(config)?;
+    drop((reader, sweeper, agent));
+    tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
+    Ok(())
+}
+
 /// Blocks the signals the loop waits for, in every thread that is started later.
 fn block_signals() -> io::Result<SignalFd> {
     let mut set = SigSet::empty();
