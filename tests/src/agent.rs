@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::patience::scaled;
 use crate::sandbox::Sandbox;
 
 /// How long the agent may take to become ready.
@@ -59,7 +60,7 @@ impl AgentProcess {
     /// It ends or does not become ready; with its log.
     pub fn start(sandbox: &Sandbox) -> io::Result<Self> {
         let mut agent = Self::spawn(sandbox)?;
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + scaled(START);
         while Instant::now() < deadline {
             if let Some(status) = agent.child.try_wait()? {
                 return Err(io::Error::other(format!("{status}\n{}", log(sandbox))));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::leftovers;
+use crate::{guest, leftovers};
 
 /// A cgroup subtree; dropping it ends its processes and removes it.
 #[derive(Debug)]
@@ -26,6 +26,18 @@ impl Cgroup {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = mount_point()?.join(leftovers::name(purpose, number));
+        fs::create_dir(&path)?;
+        Ok(Self { path })
+    }
+
+    /// One of the machine's own names, such as `system.slice`. Only in a guest.
+    ///
+    /// # Errors
+    ///
+    /// This is no guest, or it exists already.
+    pub fn at_root(name: &str) -> io::Result<Self> {
+        guest::required()?;
+        let path = mount_point()?.join(name);
         fs::create_dir(&path)?;
         Ok(Self { path })
     }

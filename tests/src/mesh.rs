@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use crate::agent::{self, AgentProcess};
+use crate::patience::scaled;
 use crate::peer::{Outcome, Peer};
 use crate::sandbox::Sandbox;
 
@@ -224,7 +225,7 @@ impl<'s> Mesh<'s> {
         if let Some(agent) = &self.agent {
             agent.signal(Signal::SIGHUP).expect("a running agent");
         }
-        let deadline = Instant::now() + SHOWN;
+        let deadline = Instant::now() + scaled(SHOWN);
         while self.metric("mesh_policy_revision", &[]) <= before {
             assert!(Instant::now() < deadline, "{}", agent::log(self.sandbox));
             sleep(Duration::from_millis(10));
@@ -246,7 +247,7 @@ impl<'s> Mesh<'s> {
     ///
     /// It has not within a few seconds.
     pub fn expect_metric(&self, name: &str, labels: &[(&str, &str)], value: f64) {
-        let deadline = Instant::now() + SHOWN;
+        let deadline = Instant::now() + scaled(SHOWN);
         loop {
             let shown = self.metric(name, labels);
             if shown == value {
@@ -292,7 +293,7 @@ impl<'s> Mesh<'s> {
     pub fn expect_denied(&mut self, outcome: &Outcome, decision: Decision, call: Call) {
         assert_eq!(outcome.errno(), Some("EPERM"), "{decision:?}: {outcome:?}");
         let took = Duration::from_micros(outcome.micros);
-        assert!(took < AT_ONCE, "{took:?}: {decision:?}");
+        assert!(took < scaled(AT_ONCE), "{took:?}: {decision:?}");
         self.expect_record(decision, call);
     }
 
@@ -332,7 +333,7 @@ impl<'s> Mesh<'s> {
     ///
     /// They differ still after a few seconds.
     pub fn settle(&self) {
-        let deadline = Instant::now() + SHOWN;
+        let deadline = Instant::now() + scaled(SHOWN);
         loop {
             let late = Instant::now() > deadline;
             let counted = self.counted().expect("metrics");

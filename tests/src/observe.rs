@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::agent;
+use crate::patience::scaled;
 use crate::sandbox::Sandbox;
 
 /// How long the agent may take to notice a change of its files.
@@ -19,7 +20,7 @@ pub const NOTICE: Duration = Duration::from_secs(10);
 /// It does not.
 #[track_caller]
 pub fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + limit;
+    let deadline = Instant::now() + scaled(limit);
     while !condition() {
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         sleep(Duration::from_millis(10));
@@ -33,7 +34,7 @@ pub fn until(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
 /// It is not within [`NOTICE`], or the agent does not answer.
 #[track_caller]
 pub fn counts(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)], right: impl Fn(f64) -> bool) {
-    let deadline = Instant::now() + NOTICE;
+    let deadline = Instant::now() + scaled(NOTICE);
     loop {
         match agent::metric(sandbox, name, labels) {
             Ok(value) if right(value) => return,

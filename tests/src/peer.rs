@@ -35,6 +35,7 @@ pub use self::protocol::{After, Dial, Failure, Kind, Outcome, PATIENCE, Request,
 pub use self::run::run;
 pub use self::script::{Played, Step, play};
 use crate::cgroup::Cgroup;
+use crate::patience::scaled;
 
 /// How long a peer may take for one request.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -117,7 +118,7 @@ impl Peer {
     }
 
     fn line(&self) -> io::Result<String> {
-        match self.answers.recv_timeout(LIMIT) {
+        match self.answers.recv_timeout(scaled(LIMIT)) {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => Err(io::ErrorKind::TimedOut.into()),
             Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the peer has ended")),

@@ -12,6 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
 use crate::cgroup::Cgroup;
+use crate::guest;
 use crate::leftovers;
 
 /// See the module.
@@ -60,6 +61,21 @@ impl Sandbox {
         };
         fs::write(sandbox.agent_toml(), sandbox.settings())?;
         Ok(sandbox)
+    }
+
+    /// Lets the agent be at the root of the machine's cgroups. Only in a guest.
+    ///
+    /// # Errors
+    ///
+    /// This is no guest, and somebody's machine.
+    pub fn take_whole_machine(&self) -> io::Result<()> {
+        guest::required()?;
+        let settings = self.settings();
+        let everything = settings
+            .lines()
+            .filter(|line| !line.starts_with("cgroup_root"));
+        let everything: Vec<_> = everything.collect();
+        fs::write(self.agent_toml(), everything.join("\n"))
     }
 
     /// Path of the agent's settings, for `--config`.

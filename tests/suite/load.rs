@@ -1,6 +1,9 @@
 //! The kernel side loads, attaches and goes away.
 
-use mesh_tests::{Mesh, agent, host};
+use std::collections::BTreeMap;
+
+use aya::programs::loaded_programs;
+use mesh_tests::{Mesh, Sandbox, agent, host, kernel};
 
 const HOOKS: [&str; 15] = [
     "connect4",
@@ -19,6 +22,27 @@ const HOOKS: [&str; 15] = [
     "cgroup_mkdir",
     "cgroup_rmdir",
 ];
+
+/// How many instructions the verifier may look at, for a million at most. Old kernels, which tell
+/// less of what they have seen already from what is new, look at many times as many as new ones.
+const VERIFIED_AT_MOST: u32 = 800_000;
+
+/// Panics if a program is close to being too complex for this kernel.
+fn has_room_to_grow(sandbox: &Sandbox) {
+    let links = kernel::links(sandbox).expect("links");
+    let ids: Vec<u32> = links.values().map(|linked| linked.program).collect();
+    let ours = loaded_programs()
+        .flatten()
+        .filter(|info| ids.contains(&info.id()));
+    let counts = ours.filter_map(|info| {
+        let name = info.name_as_str()?.to_owned();
+        Some((name, info.verified_instruction_count()?))
+    });
+    let counts: BTreeMap<String, u32> = counts.collect();
+    assert!(counts.len() > 10, "{counts:?}");
+    let fit = counts.values().all(|count| *count <= VERIFIED_AT_MOST);
+    assert!(fit, "close to the verifier's limit: {counts:#?}");
+}
 
 #[test]
 fn every_program_is_effective_until_unload() {
@@ -40,6 +64,7 @@ fn every_program_is_effective_until_unload() {
             let labels = [("program", program.program.as_str())];
             mesh.expect_metric("mesh_bpf_program_attached", &labels, 1.0);
         }
+        has_room_to_grow(sandbox);
         // They stay without the agent, and go with `unload`.
         mesh.agent.take().expect("running").kill().expect("killed");
         let pins = sandbox.path("bpf").join("mesh");

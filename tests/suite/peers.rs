@@ -12,8 +12,8 @@ fn every_way_to_connect_reaches_an_echo_server() {
     host::run("peers", |sandbox| {
         host::sh(TFO);
         let mut server = Peer::spawn(&sandbox.cgroup, "server").expect("a server");
-        let tcp = server.serve_tcp("[::]:0", "v1").expect("tcp");
-        let udp = server.serve_udp("[::]:0", "v2").expect("udp");
+        let tcp = server.serve_tcp(&host::anywhere(0), "v1").expect("tcp");
+        let udp = server.serve_udp(&host::anywhere(0), "v2").expect("udp");
         let mut client = Peer::spawn(&sandbox.cgroup, "client").expect("a client");
         let local = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         for way in [
@@ -37,15 +37,20 @@ fn every_way_to_connect_reaches_an_echo_server() {
             assert_eq!(outcome.peer, Some(to), "{way:?}");
         }
         let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), tcp.port());
-        let outcome = client.dial_once(Dial::tcp(mapped)).expect("an outcome");
-        assert_eq!(outcome.peer, Some(mapped), "{outcome:?}");
+        if host::can_dial(&mapped) {
+            let outcome = client.dial_once(Dial::tcp(mapped)).expect("an outcome");
+            assert_eq!(outcome.peer, Some(mapped), "{outcome:?}");
+        }
         let refused = client.dial_once(Dial::tcp(local(1))).expect("an outcome");
         assert_eq!(refused.errno(), Some("ECONNREFUSED"));
         let child: Vec<Outcome> = client
             .ask(&Request::DialFromChild(Dial::tcp(local(tcp.port()))))
             .expect("a child");
         assert_eq!(child[0].answered(), "v1");
-        assert_eq!(server.served().expect("a number"), 13);
+        assert_eq!(
+            server.served().expect("a number"),
+            12 + u64::from(host::has_ipv6())
+        );
     });
 }
 

@@ -62,8 +62,9 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn add_addresses() {
-    host::sh("ip address add 10.77.0.1/32 dev lo");
-    host::sh("ip address add fd77::1/128 dev lo nodad");
+    for address in ["10.77.0.1", "fd77::1"] {
+        host::add_address(address.parse().expect("an address"));
+    }
 }
 
 fn open(peer: &mut Peer, address: SocketAddr, udp: bool) -> Socket {
@@ -110,6 +111,7 @@ fn only_the_workload_takes_its_port() {
         let rows = TAKEN.iter().map(|text| (*text, false));
         let rows: Vec<_> = rows
             .chain([("0.0.0.0:8053", true), ("[::]:8053", true)])
+            .filter(|(text, _)| host::can_dial(&address(text)))
             .collect();
         for (name, cgroup) in [("dev/intruder", INTRUDER), ("host", HOST)] {
             let mut squatter = mesh.peer(cgroup);
@@ -238,6 +240,9 @@ fn another_network_namespace_has_ports_of_its_own() {
         };
         let mut peer = Peer::spawn_at(&cgroup, options).expect("a peer");
         for text in ["127.0.0.1:8081", "0.0.0.0:8081", "[::]:8081"] {
+            if !host::can_dial(&address(text)) {
+                continue;
+            }
             assert_eq!(take(&mut peer, text, false), None, "{text}");
         }
         mesh.settle();

@@ -45,6 +45,9 @@ fn serve(mesh: &Mesh<'_>) -> Peer {
     let mut server = mesh.peer("system.slice/servers.service");
     for number in 1..=SERVICES {
         for (local, family) in [("127.0.0.1", "four"), ("[::1]", "six")] {
+            if family == "six" && !host::has_ipv6() {
+                continue;
+            }
             let label = format!("{family}-{number}");
             let tcp = format!("{local}:{}", 8000 + number);
             server.serve_tcp(&tcp, &label).expect("a server");
@@ -61,6 +64,9 @@ fn address(text: &str) -> SocketAddr {
 
 /// Connects, and asks for the peer after connecting, after an exchange, and once more.
 fn check_connected(peer: &mut Peer, dial: Dial, label: &str) {
+    if !host::can_dial(&dial.to) {
+        return;
+    }
     let to = dial.to;
     let outcome = peer
         .dial_once(dial.clone().then(After::Keep))
@@ -177,6 +183,9 @@ fn a_datagram_comes_from_the_vip_it_was_sent_to() {
                 ],
             ),
         ] {
+            if ipv6 && !host::has_ipv6() {
+                continue;
+            }
             let kind = Kind {
                 ipv6,
                 udp: true,
@@ -215,7 +224,8 @@ fn one_socket_may_talk_to_more_services_than_it_remembers() {
         let mesh = Mesh::start(sandbox, &policy());
         let _server = serve(&mesh);
         let mut peer = mesh.peer(CHECKOUT);
-        for ipv6 in [false, true] {
+        let families = if host::has_ipv6() { 2 } else { 1 };
+        for ipv6 in [false, true].into_iter().take(families) {
             let kind = Kind {
                 ipv6,
                 udp: true,
@@ -236,6 +246,9 @@ fn one_socket_may_talk_to_more_services_than_it_remembers() {
             }
         }
         // Each socket remembers eight; of 24 flows on each, 16 displaced another.
-        assert_eq!(mesh.status().losses.udp_flows_displaced, 32);
+        assert_eq!(
+            mesh.status().losses.udp_flows_displaced,
+            16 * families as u64
+        );
     });
 }

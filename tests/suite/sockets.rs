@@ -85,7 +85,9 @@ fn services_get_tcp_and_udp_only() {
         assert!(known >= 5, "raw and ping sockets are everywhere: {known}");
         for (ipv6, kind, protocol) in [(false, STREAM, 6), (true, STREAM, 0), (true, DATAGRAM, 17)]
         {
-            assert_eq!(make(&mut checkout, ipv6, kind, protocol), None);
+            if !ipv6 || host::has_ipv6() {
+                assert_eq!(make(&mut checkout, ipv6, kind, protocol), None);
+            }
         }
         mesh.settle();
     });

@@ -21,6 +21,7 @@ use rustix::net::{
 
 use super::protocol::{After, Dial, Failure, Kind, Outcome, PATIENCE, Way};
 use super::uring::{self, Mode};
+use crate::patience::scaled;
 
 /// `MSG_FASTOPEN`, which rustix does not name.
 const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
@@ -44,8 +45,8 @@ pub(super) fn open(kind: Kind) -> io::Result<OwnedFd> {
         SocketType::STREAM
     };
     let socket = socket_with(family, transport, SocketFlags::CLOEXEC, None)?;
-    set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(scaled(PATIENCE)))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(scaled(PATIENCE)))?;
     if kind.v6_only {
         set_ipv6_v6only(&socket, true)?;
     }
@@ -152,7 +153,7 @@ fn connect_without_blocking(socket: &OwnedFd, to: &SocketAddr) -> io::Result<()>
     rustix::io::ioctl_fionbio(socket, true)?;
     let result = match connect(socket, to) {
         Err(rustix::io::Errno::INPROGRESS) => {
-            let patience = Timespec::try_from(PATIENCE).map_err(io::Error::other)?;
+            let patience = Timespec::try_from(scaled(PATIENCE)).map_err(io::Error::other)?;
             poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&patience))?;
             socket_error(socket)?
         }

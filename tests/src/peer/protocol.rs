@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::script::Step;
+use crate::patience::scaled;
 
 /// Longest time a socket call of a peer waits.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -222,7 +223,7 @@ impl Dial {
             count: 1,
             payload: "x".into(),
             after: After::Close,
-            patience: PATIENCE,
+            patience: scaled(PATIENCE),
         }
     }
 

@@ -26,6 +26,7 @@ use super::protocol::{Dial, Outcome, PATIENCE, Request, Socket};
 use super::{dial, script, serve};
 use crate::cgroup;
 use crate::netns;
+use crate::patience::scaled;
 
 /// The first argument of a process that only dials once.
 const CHILD: &str = "dial";
@@ -196,7 +197,7 @@ impl Hands {
 
     fn make_inbox(&mut self, path: &PathBuf) -> Result<()> {
         let inbox = UnixDatagram::bind(path)?;
-        inbox.set_read_timeout(Some(PATIENCE))?;
+        inbox.set_read_timeout(Some(scaled(PATIENCE)))?;
         self.inbox = Some(inbox);
         Ok(())
     }

@@ -9,6 +9,7 @@ use rustix::net::sockopt::set_socket_linger;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::PATIENCE;
+use crate::patience::scaled;
 
 /// One thing that an end does. After the last one it closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ pub fn play(mut stream: TcpStream, steps: &[Step]) -> Played {
 }
 
 fn once(stream: &mut TcpStream, step: Step, played: &mut Played) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(scaled(PATIENCE)))?;
     match step {
         Step::Send(bytes) => {
             let sent = io::copy(&mut io::repeat(b'x').take(bytes), stream)?;
