@@ -27,11 +27,17 @@ pub(crate) fn in_ci() -> bool {
 
 /// Whether a program is on `PATH` or where cargo installs programs.
 pub(crate) fn finds(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .chain(cargo_bin())
-        .any(|directory| directory.join(program).is_file())
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }
 
 /// Where `cargo install` puts programs.

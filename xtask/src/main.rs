@@ -8,6 +8,7 @@ mod need;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use std::{env, process::ExitCode};
 
@@ -44,6 +45,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         "bench" => run_binary("mesh-bench", rest)?,
         "soak" => run_binary("mesh-soak", rest)?,
         "test" => return test::run(rest),
+        "vm" => return vm::run(rest),
         "lint" => return lint::run(),
         "fuzz" => return fuzz::run(rest),
         "ci" => {
@@ -98,6 +100,8 @@ usage: cargo xtask <task>
   bench [args..]    build for release and measure on this host (root)
   soak [args..]     call right and wrong a million times while everything around changes (root)
   test [filter..]   unit tests, then the tests on the running kernel (root)
+  vm [--quick] [--variant NAME].. [filter..]
+                    those tests on Debian's kernels 6.1 and 6.12, each in an emulated machine
   lint              formatting, clippy for host and BPF code, docs, licences and dependencies
   fuzz [--seconds N] [target..]
                     run the fuzz targets for 10 s, or N, each

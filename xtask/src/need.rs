@@ -11,6 +11,9 @@ pub(crate) enum Need {
     BpfLinker,
     Ip,
     Prometheus,
+    Qemu,
+    Cpio,
+    Kmod,
     Rustfmt,
     Clippy,
     BpfClippy,
@@ -28,6 +31,15 @@ impl Need {
         Self::Ip,
         Self::Prometheus,
     ];
+    /// The guests of `cargo xtask vm`.
+    pub(crate) const VM: [Self; 6] = [
+        Self::BpfCompiler,
+        Self::BpfLinker,
+        Self::Ip,
+        Self::Qemu,
+        Self::Cpio,
+        Self::Kmod,
+    ];
     pub(crate) const LINT: [Self; 6] = [
         Self::BpfCompiler,
         Self::BpfLinker,
@@ -37,11 +49,14 @@ impl Need {
         Self::CargoDeny,
     ];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
+        Self::Qemu,
+        Self::Cpio,
+        Self::Kmod,
         Self::Rustfmt,
         Self::Clippy,
         Self::BpfClippy,
@@ -55,6 +70,9 @@ impl Need {
             Self::BpfLinker => "bpf-linker",
             Self::Ip => "ip",
             Self::Prometheus => "prometheus",
+            Self::Qemu => "qemu-system-x86_64",
+            Self::Cpio => "cpio",
+            Self::Kmod => "depmod and modprobe",
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
             Self::BpfClippy => "clippy for the BPF compiler",
@@ -69,6 +87,9 @@ impl Need {
             Self::BpfLinker => "links the kernel programs",
             Self::Ip => "sets up the network namespaces of tests and demo",
             Self::Prometheus => "scrapes the agent in the tests",
+            Self::Qemu => "emulates a machine, to run the tests on other kernels",
+            Self::Cpio => "packs the file system of such a machine",
+            Self::Kmod => "finds and loads the modules of such a kernel",
             Self::Rustfmt => "checks the formatting",
             Self::Clippy => "lints the host code",
             Self::BpfClippy => "lints the kernel programs",
@@ -87,6 +108,9 @@ impl Need {
             }
             Self::Ip => host::finds("ip"),
             Self::Prometheus => host::finds("prometheus") && host::finds("promtool"),
+            Self::Qemu => host::finds("qemu-system-x86_64"),
+            Self::Cpio => host::finds("cpio"),
+            Self::Kmod => host::finds("depmod") && host::finds("modprobe"),
             Self::Rustfmt => host::succeeds("cargo", &["fmt", "--version"]),
             Self::Clippy => host::succeeds("cargo", &["clippy", "--version"]),
             Self::BpfClippy => BpfCompiler::find().is_some_and(|compiler| compiler.has_clippy()),
@@ -102,6 +126,10 @@ impl Need {
             Self::BpfLinker => &["llvm-22-dev", "libpolly-22-dev"],
             Self::Ip => &["iproute2"],
             Self::Prometheus => &["prometheus"],
+            // Its BIOS and the code that boots a kernel directly.
+            Self::Qemu => &["qemu-system-x86", "seabios"],
+            Self::Cpio => &["cpio"],
+            Self::Kmod => &["kmod"],
             Self::BpfClippy => &["rust-web-clippy"],
             Self::CargoFuzz => &["g++"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
@@ -128,7 +156,10 @@ impl Need {
             (Self::BpfClippy, false) => Some("rustup component add clippy --toolchain nightly"),
             (Self::Ip, false) => Some("# put ip, from iproute2, on PATH"),
             (Self::Prometheus, false) => Some("# put prometheus and promtool on PATH"),
-            (Self::BpfCompiler | Self::BpfClippy | Self::Ip | Self::Prometheus, true) => None,
+            (Self::Qemu, false) => Some("# put qemu-system-x86_64 on PATH"),
+            (Self::Cpio, false) => Some("# put cpio on PATH"),
+            (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
+            (_, true) => None,
         }
     }
 }

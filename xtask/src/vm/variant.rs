@@ -1,0 +1,110 @@
+//! The machines the tests are run on, and which tests.
+
+/// A kernel and what is special about its machine.
+pub(super) struct Variant {
+    pub(super) name: &'static str,
+    pub(super) kernel: Series,
+    /// What the kernel is told besides.
+    pub(super) command_line: &'static str,
+    /// Whether the guest hides the kernel's type information, as on kernels built without.
+    pub(super) hide_btf: bool,
+    /// For which reasons a test may be skipped here that must run elsewhere.
+    pub(super) skips: &'static [&'static str],
+}
+
+/// A series of Debian's kernels, by the package that always depends on the latest.
+#[derive(Clone, Copy)]
+pub(super) struct Series {
+    /// That package.
+    pub(super) package: &'static str,
+    /// How the names of those it depends on begin.
+    pub(super) prefix: &'static str,
+}
+
+const LINUX_6_1: Series = Series {
+    package: "linux-image-amd64",
+    prefix: "linux-image-6.1.",
+};
+const LINUX_6_12: Series = Series {
+    package: "linux-image-6.12-amd64",
+    prefix: "linux-image-6.12.",
+};
+
+/// Prometheus stays outside: what it scrapes does not depend on the kernel.
+const NO_PROMETHEUS: &str = "(Debian package prometheus)";
+
+pub(super) const VARIANTS: &[Variant] = &[
+    Variant {
+        name: "6.1",
+        kernel: LINUX_6_1,
+        command_line: "",
+        hide_btf: false,
+        skips: &[NO_PROMETHEUS],
+    },
+    Variant {
+        name: "6.12",
+        kernel: LINUX_6_12,
+        command_line: "",
+        hide_btf: false,
+        skips: &[NO_PROMETHEUS],
+    },
+    Variant {
+        name: "6.1-no-ipv6",
+        kernel: LINUX_6_1,
+        command_line: "ipv6.disable=1",
+        hide_btf: false,
+        skips: &[NO_PROMETHEUS, "needs IPv6"],
+    },
+    Variant {
+        name: "6.12-no-btf",
+        kernel: LINUX_6_12,
+        command_line: "",
+        hide_btf: true,
+        skips: &[NO_PROMETHEUS],
+    },
+];
+
+/// Suites that make no sense in a guest, and why.
+pub(super) const EXCLUDED: &[(&str, &str)] = &[(
+    "demo",
+    "runs a program from the build directory, which the guest does not have",
+)];
+
+/// What `--quick` runs: every program loads, and each of the kernel's parts does its work once.
+/// An entry is a suite, or a test of one.
+pub(super) const QUICK: &[&str] = &[
+    "load",
+    "whole",
+    "attribution::a_socket_calls_with_the_lesser_right_of_maker_and_user",
+    "attribution::cgroups_that_are_made_while_the_agent_runs",
+    "inbound::a_service_in_a_container_is_guarded_as_well",
+    "life::at_boot_the_policy_is_there_before_the_agent",
+    "life::an_upgrade_swaps_the_programs_of_the_same_links",
+    "live::what_a_new_rule_denies_is_cut_at_both_ends_and_recorded",
+    "metrics::udp_flows_and_datagrams_are_counted",
+    "ports::only_the_workload_takes_its_port",
+    "replies::a_datagram_comes_from_the_vip_it_was_sent_to",
+    "sockets::services_get_tcp_and_udp_only",
+    "split::every_share_is_exact_over_a_period",
+    "verdicts::every_system_call_that_connects",
+    "verdicts::rules_decide_by_caller_target_and_port",
+];
+
+/// Whether `entry`, a suite or a test, covers the test `name`.
+pub(super) fn covers(entry: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(entry);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_covers_a_suite_or_a_test() {
+        assert!(covers("load", "load::every"));
+        assert!(covers("load::every", "load::every"));
+        assert!(!covers("load", "loads::every"));
+        assert!(!covers("load::every", "load::every_program"));
+    }
+}
