@@ -50,7 +50,7 @@ fn arrived(skb: *mut __sk_buff, sk: *mut bpf_sock, policy: &InForce, listens: bo
     let Some(packet) = Packet::parse(skb) else {
         return false;
     };
-    if listens && !packet.opens() {
+    if !packet.calls() || (listens && !packet.opens()) {
         return true;
     }
     let loopback = packet.target.address.is_loopback_or_unspecified();

@@ -23,7 +23,8 @@ pub(crate) struct Packet {
 }
 
 impl Packet {
-    /// Reads the headers; `None` if they are no TCP's or UDP's.
+    /// Reads the headers; `None` if they cannot be read. Other protocols than TCP and UDP have
+    /// no ports.
     #[inline(always)]
     pub(crate) fn parse(skb: *mut __sk_buff) -> Option<Self> {
         // As much as both kinds of header have.
@@ -62,7 +63,7 @@ impl Packet {
                 ([a, b, c, d], flags)
             }
             IPPROTO_UDP => (load::<4>(skb, offset)?, 0),
-            _ => return None,
+            _ => ([0; 4], 0),
         };
         Some(Self {
             source: SocketKey::new(source, u16::from_be_bytes([a, b]), protocol),
@@ -70,6 +71,13 @@ impl Packet {
             v4,
             flags,
         })
+    }
+
+    /// Whether its protocol is one that services are called by: sockets of others see packets too.
+    #[inline(always)]
+    pub(crate) fn calls(&self) -> bool {
+        let protocol = self.target.protocol;
+        protocol == IPPROTO_TCP || protocol == IPPROTO_UDP
     }
 
     /// Whether it asks for a connection.
@@ -89,16 +97,19 @@ fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32, u8)> {
     const DESTINATION_OPTIONS: u8 = 60;
     let mut offset = IPV6_HEADER;
     for _ in 0..MAX_EXTENSIONS {
-        if next == IPPROTO_TCP || next == IPPROTO_UDP {
+        // Anything else is the transport's, or nothing that the kernel looks behind.
+        if !matches!(
+            next,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+        ) {
             return Some((offset, next));
         }
         let [following, length] = load::<2>(skb, offset)?;
         let length = u32::from(length);
         offset += match next {
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => (length + 1) * 8,
             FRAGMENT => 8,
             AUTHENTICATION => (length + 2) * 4,
-            _ => return None,
+            _ => (length + 1) * 8,
         };
         next = following;
     }

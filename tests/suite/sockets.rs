@@ -120,3 +120,26 @@ fn what_agent_toml_allows_is_allowed() {
         mesh.settle();
     });
 }
+
+#[test]
+fn protocols_that_call_nobody_are_untouched() {
+    host::run("icmp", |sandbox| {
+        let_everybody_ping();
+        // An endpoint that takes datagrams makes the server's side look at every datagram.
+        let endpoint = r#"
+[[service]]
+name = "names"
+namespace = "shop"
+vip = "10.96.0.10"
+ports = [{ name = "dns", listen = 53, protocol = "udp" }]
+endpoints = [{ address = "127.0.0.1:8053", version = "v1" }]
+"#;
+        let mesh = Mesh::start(sandbox, &format!("{POLICY}{endpoint}"));
+        let mut stranger = mesh.peer(HOST);
+        for raw in [false, true] {
+            let came: bool = stranger.ask(&Request::Echo { raw }).expect("an answer");
+            assert!(came, "raw: {raw}");
+        }
+        mesh.settle();
+    });
+}

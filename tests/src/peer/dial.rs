@@ -70,6 +70,31 @@ pub(super) fn make(ipv6: bool, kind: u32, protocol: u32) -> Option<String> {
     named("socket", made).err().map(|failure| failure.errno)
 }
 
+/// Whether 127.0.0.1 answers an ICMP echo request (RFC 792).
+pub(super) fn echo(raw: bool) -> io::Result<bool> {
+    const REQUEST: [u8; 8] = [8, 0, 0xf7, 0xff, 0, 0, 0, 0];
+    const REPLY: u8 = 0;
+    let kind = if raw {
+        SocketType::RAW
+    } else {
+        SocketType::DGRAM
+    };
+    let icmp = RawProtocol::new(1).map(Protocol::from_raw);
+    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, icmp)?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(Duration::from_millis(500)))?;
+    let to = SocketAddr::from(([127, 0, 0, 1], 0));
+    sendto(&socket, &REQUEST, SendFlags::empty(), &to)?;
+    let mut buffer = [0; 64];
+    // A raw socket gets the IP header, and what others ask for.
+    let header = if raw { 20 } else { 0 };
+    while let Ok((_, length)) = recv(&socket, &mut buffer, RecvFlags::empty()) {
+        if buffer[..length].get(header) == Some(&REPLY) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Name of the error that binding ends with.
 pub(super) fn bind_to(socket: &OwnedFd, address: SocketAddr) -> Option<String> {
     let bound = rustix::net::bind(socket, &address);

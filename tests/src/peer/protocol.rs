@@ -54,6 +54,11 @@ pub enum Request {
         /// The protocol number.
         protocol: u32,
     },
+    /// Ask 127.0.0.1 for an echo (ICMP), by a raw socket or a ping socket. \[`bool`: it came\]
+    Echo {
+        /// `SOCK_RAW` instead of `SOCK_DGRAM`.
+        raw: bool,
+    },
     /// Bind a socket to an address. \[[`Option<String>`]: the error's name\]
     Bind {
         /// Which.

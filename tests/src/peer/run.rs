@@ -125,6 +125,7 @@ impl Hands {
                 kind,
                 protocol,
             } => json(dial::make(ipv6, kind, protocol)),
+            Request::Echo { raw } => json(dial::echo(raw)?),
             Request::Bind { socket, address } => json(dial::bind_to(self.socket(socket)?, address)),
             Request::Listen(socket) => json(rustix::net::listen(self.socket(socket)?, 16)?),
             Request::Connect {
