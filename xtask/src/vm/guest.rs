@@ -63,9 +63,14 @@ impl Guest {
         image: &Image,
         plan: &Plan,
         deadline: Instant,
+        disk: Option<&Path>,
     ) -> Result<Report> {
         let console = place.join("console.log");
         let mut command = emulator(kernel, variant, image, &console);
+        if let Some(disk) = disk {
+            let drive = format!("file={},format=raw,if=virtio", disk.display());
+            command.args(["-drive", &drive]);
+        }
         let started = Instant::now();
         let mut emulator = command.spawn().context("cannot run qemu-system-x86_64")?;
         let line = emulator.stdout.take().context("no pipe")?;

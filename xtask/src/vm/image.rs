@@ -169,8 +169,17 @@ fn name(file: &str) -> &str {
 }
 
 /// What the kernel loads when a test asks for it.
-const MODULES: [&str; 8] = [
-    "dummy", "raw_diag", "sctp", "smc", "tcp_diag", "tls", "udp_diag", "veth",
+const MODULES: [&str; 10] = [
+    "dummy",
+    "raw_diag",
+    "sctp",
+    "smc",
+    "tcp_diag",
+    "tls",
+    "udp_diag",
+    "veth",
+    "virtio_blk",
+    "virtio_pci",
 ];
 
 #[cfg(test)]

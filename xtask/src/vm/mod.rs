@@ -10,7 +10,8 @@ mod programs;
 mod report;
 mod variant;
 
-use std::fs;
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -18,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use self::guest::Guest;
 use self::image::Image;
 use self::kernel::Kernel;
-use self::programs::Programs;
+use self::programs::{Programs, wants_reboot};
 use self::report::Report;
 use self::variant::{VARIANTS, Variant};
 use crate::{host, need::Need, setup, step::Step};
@@ -36,16 +37,47 @@ pub(crate) fn run(arguments: &[String]) -> Result<bool> {
     for variant in options.variants {
         let kernel = Kernel::get(variant.kernel, &directory)?;
         let plan = programs.plan(variant, options.quick, &options.filters)?;
-        let step = Step::start(&format!("{}: {}", variant.name, kernel.package()));
         let place = directory.join(variant.name);
-        let image = Image::build(&place, &kernel, &programs, &plan)?;
-        let report = Guest::boot(&place, &kernel, variant, &image, &plan, deadline)?;
-        step.done();
-        reports.push(report);
+        if !plan.tests.is_empty() {
+            let step = Step::start(&format!("{}: {}", variant.name, kernel.package()));
+            let image = Image::build(&place, &kernel, &programs, &plan)?;
+            let report = Guest::boot(&place, &kernel, variant, &image, &plan, deadline, None)?;
+            step.done();
+            reports.push(report);
+        }
+        if wants_reboot(&options.filters) && (variant.reboots || !options.quick) {
+            reports.extend(rebooted(&place, &kernel, variant, &programs, deadline)?);
+        }
     }
     println!();
     reports.iter().for_each(Report::print);
     Ok(reports.iter().all(Report::is_good))
+}
+
+/// Boots a machine twice. All that it has the second time is what it wrote to its disk.
+fn rebooted(
+    place: &Path,
+    kernel: &Kernel,
+    variant: &Variant,
+    programs: &Programs,
+    deadline: Instant,
+) -> Result<Vec<Report>> {
+    const DISK: u64 = 1 << 20;
+    let step = Step::start(&format!("{}: the same machine, booted twice", variant.name));
+    let place = place.join("rebooted");
+    fs::create_dir_all(&place)?;
+    let disk = place.join("disk");
+    File::create(&disk)?.set_len(DISK)?;
+    let plan = programs.reboot_plan(variant);
+    let image = Image::build(&place, kernel, programs, &plan)?;
+    let mut reports = Vec::new();
+    for _ in 0..2 {
+        let disk = Some(disk.as_path());
+        let report = Guest::boot(&place, kernel, variant, &image, &plan, deadline, disk)?;
+        reports.push(report);
+    }
+    step.done();
+    Ok(reports)
 }
 
 /// What was asked for.

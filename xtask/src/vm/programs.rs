@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::variant::{EXCLUDED, QUICK, Variant, covers};
+use super::variant::{EXCLUDED, OVER_A_REBOOT, QUICK, Variant, covers};
 use crate::{
     host,
     step::{Step, cargo},
@@ -84,17 +84,33 @@ impl Programs {
         if let Some(gone) = QUICK.iter().find(|entry| !is_there(entry)) {
             bail!("no test is called {gone} any more, which --quick must run");
         }
-        tests.retain(|test| wanted(&test.name()));
-        if tests.is_empty() {
+        tests.retain(|test| wanted(&test.name()) && !covers(OVER_A_REBOOT, &test.name()));
+        if tests.is_empty() && !wants_reboot(filters) {
             bail!("no test has such a name");
         }
-        Ok(Plan {
-            tests,
-            workers: CPUS,
-            limit: TEST_LIMIT,
-            slowness: SLOWNESS,
-            hide_btf: variant.hide_btf,
-        })
+        Ok(plan_of(tests, variant))
+    }
+
+    /// What runs in each of the boots of a machine that is rebooted.
+    pub(super) fn reboot_plan(&self, variant: &Variant) -> Plan {
+        let mut tests: Vec<Planned> = self.suites.iter().flat_map(Suite::planned).collect();
+        tests.retain(|test| covers(OVER_A_REBOOT, &test.name()));
+        plan_of(tests, variant)
+    }
+}
+
+/// Whether the machine that is rebooted is asked for.
+pub(super) fn wants_reboot(filters: &[String]) -> bool {
+    filters.is_empty() || filters.iter().any(|part| part == OVER_A_REBOOT)
+}
+
+fn plan_of(tests: Vec<Planned>, variant: &Variant) -> Plan {
+    Plan {
+        tests,
+        workers: CPUS,
+        limit: TEST_LIMIT,
+        slowness: SLOWNESS,
+        hide_btf: variant.hide_btf,
     }
 }
 

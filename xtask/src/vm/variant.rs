@@ -8,6 +8,8 @@ pub(super) struct Variant {
     pub(super) command_line: &'static str,
     /// Whether the guest hides the kernel's type information, as on kernels built without.
     pub(super) hide_btf: bool,
+    /// Whether `--quick` reboots it.
+    pub(super) reboots: bool,
     /// For which reasons a test may be skipped here that must run elsewhere.
     pub(super) skips: &'static [&'static str],
 }
@@ -39,6 +41,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         kernel: LINUX_6_1,
         command_line: "",
         hide_btf: false,
+        reboots: false,
         skips: &[NO_PROMETHEUS],
     },
     Variant {
@@ -46,6 +49,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         kernel: LINUX_6_12,
         command_line: "",
         hide_btf: false,
+        reboots: true,
         skips: &[NO_PROMETHEUS],
     },
     Variant {
@@ -53,6 +57,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         kernel: LINUX_6_1,
         command_line: "ipv6.disable=1",
         hide_btf: false,
+        reboots: false,
         skips: &[NO_PROMETHEUS, "needs IPv6"],
     },
     Variant {
@@ -60,6 +65,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         kernel: LINUX_6_12,
         command_line: "",
         hide_btf: true,
+        reboots: false,
         skips: &[NO_PROMETHEUS],
     },
 ];
@@ -69,6 +75,9 @@ pub(super) const EXCLUDED: &[(&str, &str)] = &[(
     "demo",
     "runs a program from the build directory, which the guest does not have",
 )];
+
+/// The suite that runs in two boots of one machine, apart from the others.
+pub(super) const OVER_A_REBOOT: &str = "reboot";
 
 /// What `--quick` runs: every program loads, and each of the kernel's parts does its work once.
 /// An entry is a suite, or a test of one.
