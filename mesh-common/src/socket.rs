@@ -77,8 +77,12 @@ pub struct UdpFlow {
     pub revision: u32,
     /// Frontend that is called.
     pub frontend: u32,
+    /// Subject that called.
+    pub source: u32,
+    /// Low half of the id epoch.
+    pub epoch: u32,
 }
-const _: () = assert!(size_of::<UdpFlow>() == 48);
+const _: () = assert!(size_of::<UdpFlow>() == 56);
 
 /// The services an unconnected UDP socket sends to.
 #[repr(C)]
@@ -91,7 +95,7 @@ pub struct UdpFlows {
     /// Zero.
     pub _pad: u32,
 }
-const _: () = assert!(size_of::<UdpFlows>() == 392);
+const _: () = assert!(size_of::<UdpFlows>() == 456);
 
 /// Both ends of a connection, as the server sees its first packet.
 #[repr(C)]

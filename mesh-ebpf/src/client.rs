@@ -7,7 +7,8 @@ use core::mem::{offset_of, size_of};
 use aya_ebpf::bindings::{__sk_buff, BPF_TCP_SYN_SENT, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release};
 use mesh_common::{
-    Address, Destination, IPPROTO_TCP, SocketKey, SocketState, Subject, TicketKey, socket_flag,
+    Address, Destination, IPPROTO_TCP, SocketKey, SocketState, Subject, TicketKey, UdpFlow,
+    UdpFlows, socket_flag,
 };
 
 use crate::caller::Process;
@@ -96,8 +97,11 @@ impl Client {
                 return Self::by_state(policy, state);
             }
         }
-        if packet.target.protocol != IPPROTO_TCP && sends_to(policy, sk, packet, destination) {
-            return Self::of(Standing::ALLOWED, Subject::OUTSIDE.0, Subject::OUTSIDE.0);
+        if packet.target.protocol != IPPROTO_TCP
+            && let Some(flow) = datagrams_to(sk, packet, destination)
+        {
+            let standing = standing(policy, flow.revision, flow.epoch);
+            return Self::of(standing, flow.source, maker_of(policy, sk, standing));
         }
         Self::UNKNOWN
     }
@@ -105,15 +109,7 @@ impl Client {
     #[inline(always)]
     fn by_state(policy: &InForce, state: &SocketState) -> Self {
         let standing = standing(policy, state.revision, state.epoch);
-        let mut creator = Subject::OUTSIDE.0;
-        // Nobody asks otherwise.
-        if standing == Standing::EARLIER {
-            let process = Process {
-                cgroup: state.creator_cgroup,
-                uid: state.creator_uid,
-            };
-            creator = process.maker(policy);
-        }
+        let creator = maker(policy, Some(state), standing);
         Self::of(standing, state.source, creator)
     }
 
@@ -147,23 +143,39 @@ fn standing(policy: &InForce, revision: u32, epoch: u32) -> Standing {
     }
 }
 
-/// Whether an unconnected UDP socket was allowed to send this. Every datagram is judged as it is
-/// sent, so nothing but the policy in force counts.
+/// The subject that made a socket, as far as anybody asks: the policy in force has already.
 #[inline(always)]
-fn sends_to(
-    policy: &InForce,
+fn maker(policy: &InForce, state: Option<&SocketState>, standing: Standing) -> u32 {
+    if standing != Standing::EARLIER {
+        return Subject::OUTSIDE.0;
+    }
+    let mut process = Process { cgroup: 0, uid: 0 };
+    if let Some(state) = state {
+        process.cgroup = state.creator_cgroup;
+        process.uid = state.creator_uid;
+    }
+    process.maker(policy)
+}
+
+#[inline(always)]
+fn maker_of(policy: &InForce, sk: *mut bpf_sock, standing: Standing) -> u32 {
+    let state = ctx::storage(&SOCKETS, sk, 0);
+    maker(policy, state.as_deref(), standing)
+}
+
+/// What an unconnected UDP socket was allowed to send to `destination`. Every datagram is judged
+/// as it is sent; a new policy may come while it is on its way.
+#[inline(always)]
+fn datagrams_to<'a>(
     sk: *mut bpf_sock,
     packet: &Packet,
     destination: &Destination,
-) -> bool {
-    let Some(flows) = ctx::storage(&UDP_SOCKETS, sk, 0) else {
-        return false;
-    };
-    flows.flows.iter().any(|flow| {
+) -> Option<&'a UdpFlow> {
+    let flows: &UdpFlows = ctx::storage(&UDP_SOCKETS, sk, 0)?;
+    flows.flows.iter().find(|flow| {
         flow.dialled_port != 0
             && flow.endpoint_port == packet.target.port
             && flow.frontend == destination.frontend
-            && flow.revision == policy.header.revision as u32
     })
 }
 

@@ -272,6 +272,8 @@ impl<'a> Call<'a> {
         if let Some(flow) = find(flows, self.dialled) {
             if flow.revision == revision || self.still_valid(flow) {
                 flow.revision = revision;
+                flow.source = self.caller.subject;
+                flow.epoch = self.policy.header.id_epoch as u32;
                 let endpoint = EndpointEntry {
                     address: flow.endpoint,
                     version: flow.version,
@@ -295,6 +297,8 @@ impl<'a> Call<'a> {
                 version: endpoint.version,
                 revision,
                 frontend: self.destination.frontend,
+                source: self.caller.subject,
+                epoch: self.policy.header.id_epoch as u32,
             },
         );
         self.count_udp(&endpoint, 1, 1);

@@ -339,8 +339,7 @@ fn a_squatter_from_before_the_mesh_gets_nothing() {
             let allowed =
                 Decision::of_rule("allowed", "checkout-pays", "shop/checkout", "shop/payments");
             mesh.enter(allowed, 1);
-            let source = if udp { "outside" } else { "shop/checkout" };
-            let decision = Decision::of_reason("port-owner", source, "shop/payments");
+            let decision = Decision::of_reason("port-owner", "shop/checkout", "shop/payments");
             let call = if udp {
                 Call::udp("127.0.0.1:8053")
             } else {
