@@ -94,10 +94,7 @@ fn owners_socket<'s>(
         return None;
     }
     let state = ctx.storage(&SOCKETS)?;
-    let creator = Process {
-        cgroup: state.creator_cgroup,
-        uid: state.creator_uid,
-    };
+    let creator = Process::creator(state);
     let itself = creator.cgroup == process.cgroup && creator.uid == process.uid;
     (itself || creator.maker(policy) == destination.service).then_some(state)
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_current_uid_gid,
 };
-use mesh_common::{Reason, Subject, header_flag};
+use mesh_common::{Reason, SocketState, Subject, header_flag};
 
 use crate::maps::{CGROUPS, InForce, SUBJECTS, UIDS};
 
@@ -18,6 +18,15 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// The one that made a socket.
+    #[inline(always)]
+    pub(crate) fn creator(state: &SocketState) -> Self {
+        Self {
+            cgroup: state.creator_cgroup,
+            uid: state.creator_uid,
+        }
+    }
+
     /// The one that makes the call.
     #[inline(always)]
     pub(crate) fn current() -> Self {

@@ -151,8 +151,7 @@ fn maker(policy: &InForce, state: Option<&SocketState>, standing: Standing) -> u
     }
     let mut process = Process { cgroup: 0, uid: 0 };
     if let Some(state) = state {
-        process.cgroup = state.creator_cgroup;
-        process.uid = state.creator_uid;
+        process = Process::creator(state);
     }
     process.maker(policy)
 }

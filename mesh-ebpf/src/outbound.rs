@@ -158,8 +158,7 @@ impl<'a> Call<'a> {
     fn judge(&self) -> Decision {
         let mut creator = Process { cgroup: 0, uid: 0 };
         if let Some(state) = self.ctx.storage(&SOCKETS) {
-            creator.cgroup = state.creator_cgroup;
-            creator.uid = state.creator_uid;
+            creator = Process::creator(state);
         }
         verdict::judge(
             self.policy,

@@ -18,19 +18,20 @@ pub(crate) fn received(ctx: &SockAddr) {
             }
         }
     }
-    if let Some(state) = ctx.storage(&SOCKETS)
-        && is_flow_to(state, &sender)
-    {
-        ctx.rewrite(&state.dialled, state.dialled_port);
-    }
+    peer_as(ctx, || sender);
 }
 
 /// Shows a connection's peer as what was dialled.
 #[inline(always)]
 pub(crate) fn peer(ctx: &SockAddr) {
-    // Asked first: it says no for every socket but a client's.
+    peer_as(ctx, || ctx.address());
+}
+
+#[inline(always)]
+fn peer_as(ctx: &SockAddr, seen: impl FnOnce() -> SocketKey) {
+    // The storage is asked first: it says no for every socket but a client's.
     if let Some(state) = ctx.storage(&SOCKETS)
-        && is_flow_to(state, &ctx.address())
+        && is_flow_to(state, &seen())
     {
         ctx.rewrite(&state.dialled, state.dialled_port);
     }

@@ -21,13 +21,9 @@ pub(crate) fn leave(ops: *mut bpf_sock_ops, state: &SocketState) {
     let Some(policy) = InForce::current() else {
         return;
     };
-    let creator = Process {
-        cgroup: state.creator_cgroup,
-        uid: state.creator_uid,
-    };
     let ticket = Ticket {
         source: state.source,
-        creator: creator.maker(&policy),
+        creator: Process::creator(state).maker(&policy),
         frontend: state.frontend,
         revision: state.revision,
         epoch: state.epoch,
