@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use ipnet::IpNet;
 use mesh_common::{PrefixKey, RuleSlots};
 
 use super::Ids;
@@ -23,27 +22,12 @@ pub(super) fn entries(policy: &Policy, ids: &mut Ids) -> Vec<((u32, PrefixKey), 
         let subject = ids.subjects.id(&service.name.to_string());
         let by_port = nets_by_port(policy, service, ids);
         for (port, own) in &by_port {
-            let mut nets = own.clone();
-            if let Some(all_ports) = by_port.get(&0).filter(|_| *port != 0) {
-                add_overlapping(&mut nets, all_ports);
-            }
-            found.extend(prefixes::entries(subject, *port, nets));
+            let all_ports = by_port.get(&0).filter(|_| *port != 0);
+            found.extend(prefixes::entries(subject, *port, own, all_ports));
         }
     }
     found.sort_unstable_by_key(|(key, _)| *key);
     found
-}
-
-/// Adds those of `others` that share an address with one of `nets`.
-fn add_overlapping(nets: &mut Nets, others: &Nets) {
-    let overlaps = |net: &IpNet| {
-        nets.keys()
-            .any(|own| own.contains(net) || net.contains(own))
-    };
-    let found: Vec<_> = others.iter().filter(|(net, _)| overlaps(net)).collect();
-    for (net, rules) in found {
-        nets.entry(*net).or_default().extend(rules);
-    }
 }
 
 /// The service's own rules for each port, 0 for all.

@@ -3,7 +3,7 @@
 //! The kernel finds the longest prefix only, so each prefix's entry holds the rules of all the
 //! prefixes that contain it: deny beats allow whichever is the longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -14,13 +14,24 @@ use super::address;
 /// Rules by the net they name, each with its rank: the more specific caller first.
 pub(super) type Nets = BTreeMap<IpNet, Vec<(usize, RuleSlots)>>;
 
-/// The entries of `nets` for `owner` and `port` (0 for all).
-pub(super) fn entries(owner: u32, port: u16, mut nets: Nets) -> Vec<((u32, PrefixKey), RuleSlots)> {
-    if nets.keys().any(contains_mapped) {
-        nets.entry(IpNet::V4(Ipv4Net::default())).or_default();
+/// The entries of `nets` for `owner` and `port` (0 for all). With `wider`, the rules for all ports
+/// where `nets` are those for one, they hold for every address of `nets` what both say of it.
+pub(super) fn entries(
+    owner: u32,
+    port: u16,
+    nets: &Nets,
+    wider: Option<&Nets>,
+) -> Vec<((u32, PrefixKey), RuleSlots)> {
+    let mut own: BTreeSet<IpNet> = nets.keys().copied().collect();
+    if own.iter().any(contains_mapped) {
+        own.insert(IpNet::V4(Ipv4Net::default()));
     }
-    let entry = |net| (key(owner, port, net), merged(&nets, net));
-    nets.keys().map(entry).collect()
+    let within = |net: &&IpNet| own.iter().any(|own| own.contains(*net));
+    let inner = wider.into_iter().flat_map(Nets::keys).filter(within);
+    let all: BTreeSet<IpNet> = own.iter().chain(inner).copied().collect();
+    let rules = || nets.iter().chain(wider.into_iter().flatten());
+    let entry = |net: &IpNet| (key(owner, port, net), merged(rules(), net));
+    all.iter().map(entry).collect()
 }
 
 /// Whether an IPv6 range contains the range that IPv4 is mapped to. A rule that names it is
@@ -31,9 +42,11 @@ fn contains_mapped(net: &IpNet) -> bool {
 }
 
 /// The rules of `net` and of every net that contains it.
-fn merged(nets: &Nets, net: &IpNet) -> RuleSlots {
+fn merged<'a>(
+    nets: impl Iterator<Item = (&'a IpNet, &'a Vec<(usize, RuleSlots)>)>,
+    net: &IpNet,
+) -> RuleSlots {
     let mut ranked: Vec<(usize, RuleSlots)> = nets
-        .iter()
         .filter(|(other, _)| other.contains(net))
         .flat_map(|(_, rules)| rules.iter().copied())
         .collect();

@@ -35,7 +35,7 @@ pub(super) fn entries(
     }
     let mut entries: Vec<_> = by_frontend
         .into_iter()
-        .flat_map(|(frontend, nets)| prefixes::entries(frontend, 0, nets))
+        .flat_map(|(frontend, nets)| prefixes::entries(frontend, 0, &nets, None))
         .collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
     entries

@@ -127,7 +127,7 @@ proptest! {
 }
 
 /// `count` services with two ports each, in the namespace `shop`.
-fn shop(count: usize, rules: Vec<Rule>) -> Policy {
+pub(super) fn shop(count: usize, rules: Vec<Rule>) -> Policy {
     let port = |name: &str, listen| Port {
         name: name.into(),
         listen,
@@ -158,7 +158,7 @@ fn shop(count: usize, rules: Vec<Rule>) -> Policy {
     }
 }
 
-fn allow(name: &str, from: Source, to: Target) -> Rule {
+pub(super) fn allow(name: &str, from: Source, to: Target) -> Rule {
     Rule {
         name: name.into(),
         action: Action::Allow,

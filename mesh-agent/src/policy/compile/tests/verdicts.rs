@@ -6,10 +6,11 @@ use mesh_common::{Subject, Verdict, destination_flag};
 use proptest::prelude::*;
 
 use super::kernel::Kernel;
-use super::policies::{outside, policy};
+use super::policies::{name, outside, policy};
+use super::shape::{allow, shop};
 use super::{Ids, compile};
 use crate::policy::eval::{Caller, Decision, evaluate, evaluate_egress};
-use crate::policy::model::Policy;
+use crate::policy::model::{Egress, Policy, PortMatch, Source, Target};
 
 /// Every local caller and its id.
 pub(super) fn callers<'p>(policy: &'p Policy, ids: &mut Ids) -> Vec<(Caller<'p>, u32)> {
@@ -126,5 +127,38 @@ proptest! {
                 );
             }
         }
+    }
+}
+
+/// A rule for one port and a wider one for all ports do not hide a narrower one beside them.
+#[test]
+fn the_nearest_caller_names_the_rule_whatever_the_nets() {
+    let own = || Source::Service(name("shop/s0"));
+    let net = |net: &str| Target::Cidr(net.parse().expect("a net"));
+    let mut port = allow("port", own(), net("10.0.0.0/16"));
+    port.ports = vec![PortMatch::Number(53)];
+    let narrow = allow("narrow", own(), net("10.1.0.0/16"));
+    let wide = allow("wide", Source::Any, net("0.0.0.0/0"));
+    let mut policy = shop(1, vec![port, narrow, wide]);
+    for service in policy.services.values_mut() {
+        service.egress = Egress::Deny;
+    }
+    let mut ids = Ids::new(1);
+    let entries = compile(&policy, &mut ids);
+    let kernel = Kernel(&entries);
+    let subject = ids.subjects.id("shop/s0");
+    for (ip, number, rule) in [
+        ([10, 0, 0, 1], 53, "port"),
+        ([10, 0, 0, 1], 80, "wide"),
+        ([10, 1, 0, 1], 53, "narrow"),
+        ([10, 1, 0, 1], 80, "narrow"),
+        ([10, 2, 0, 1], 53, "wide"),
+    ] {
+        let found = named(kernel.judge_egress(subject, ip.into(), number), &ids);
+        assert_eq!(
+            found,
+            (Verdict::Allowed, Some(rule.into())),
+            "{ip:?} {number}"
+        );
     }
 }
