@@ -92,6 +92,12 @@ pub struct SocketKey {
 const _: () = assert!(size_of::<SocketKey>() == 20);
 
 impl SocketKey {
+    /// The same port at any address of this host.
+    #[inline(always)]
+    pub const fn at_any_address(&self) -> Self {
+        Self::new(Address::LOCAL, self.port, self.protocol)
+    }
+
     /// The key of `address`, `port` (host order) and `protocol`.
     #[inline(always)]
     pub const fn new(address: Address, port: u16, protocol: u8) -> Self {

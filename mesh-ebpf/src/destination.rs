@@ -40,21 +40,13 @@ pub(crate) fn endpoint(
     }
     // SAFETY: the reference is only tested for presence.
     if loopback || unsafe { LOCAL_ADDRESSES.get(address.address) }.is_some() {
-        let found = policy.get(&DESTINATIONS, &at_any_address(address))?;
+        let found = policy.get(&DESTINATIONS, &address.at_any_address())?;
         // SAFETY: as above.
         let here = found.home.is_loopback_or_unspecified()
             || unsafe { LOCAL_ADDRESSES.get(found.home) }.is_some();
         return here.then_some(found);
     }
     None
-}
-
-#[inline(always)]
-fn at_any_address(address: &SocketKey) -> SocketKey {
-    SocketKey {
-        address: Address::LOCAL,
-        ..*address
-    }
 }
 
 /// Notes with a socket that it calls another network namespace's loopback, where an endpoint's
@@ -64,7 +56,7 @@ pub(crate) fn note_foreign(policy: &InForce, ctx: &SockAddr, dialled: &SocketKey
     if !dialled.address.is_loopback_or_unspecified()
         || ctx.netns_cookie() == NETNS_COOKIE.load()
         || policy
-            .get(&DESTINATIONS, &at_any_address(dialled))
+            .get(&DESTINATIONS, &dialled.at_any_address())
             .is_none()
     {
         return;

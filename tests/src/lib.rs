@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod kernel;
 mod leftovers;
 pub mod mesh;
+pub mod names;
 pub mod netns;
 pub mod observe;
 pub mod patience;

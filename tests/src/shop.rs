@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use crate::peer::{After, Dial, Peer};
 use crate::sandbox::Sandbox;
 
-/// What clients dial.
-pub const VIP: &str = "10.96.0.10:80";
+pub use crate::names::VIP;
 /// Where payments listens.
 pub const ENDPOINT: &str = "127.0.0.1:8081";
 /// Name of the policy's file.

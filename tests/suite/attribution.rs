@@ -4,14 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use mesh_tests::mesh::{Call, Decision};
+use mesh_tests::names::{CHECKOUT, HOST, INTRUDER, VIP, VIP_UDP};
 use mesh_tests::peer::{Dial, Kind, Outcome, Peer, Request, Socket};
 use mesh_tests::{AgentProcess, Cgroup, Mesh, host};
-
-const CHECKOUT: &str = "system.slice/checkout.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
-const VIP: &str = "10.96.0.10:80";
-const VIP_UDP: &str = "10.96.0.10:53";
 
 const POLICY: &str = r#"
 [mesh]

@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::hash::Hash;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use aya::Pod;
-use aya::maps::{MapData, PerCpuHashMap, PerCpuValues};
+use aya::maps::{MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::util::nr_cpus;
 use mesh_common::{
     Address, AffinityKey, AffinityValue, CgroupIdentity, DecisionKey, EndpointEntry, FlowKey,
@@ -28,6 +31,28 @@ fn start(sandbox: &Sandbox) -> AgentProcess {
     AgentProcess::start(sandbox).expect("the agent starts")
 }
 
+/// Inserts one number after the other until there is no room; how many there was room for. These
+/// maps allocate as they grow, from a reserve the kernel refills behind: for a moment it can be
+/// empty (ENOMEM) while the map has room.
+fn until_full(mut insert: impl FnMut(u32) -> Result<(), MapError>) -> u32 {
+    let (mut number, mut attempts) = (0, 0);
+    loop {
+        match insert(number) {
+            Ok(()) => (number, attempts) = (number + 1, 0),
+            Err(MapError::SyscallError(error)) if is_full(&error.io_error) => return number,
+            Err(error) => {
+                assert!(attempts < 1000, "{number} inserted: {error}");
+                attempts += 1;
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ArgumentListTooLong
+}
+
 /// Fills a map with keys that nothing has; how many there was room for.
 fn fill<K: Pod + Eq + Hash, V: Pod>(
     sandbox: &Sandbox,
@@ -36,20 +61,17 @@ fn fill<K: Pod + Eq + Hash, V: Pod>(
     key: impl Fn(u32) -> K,
 ) -> u32 {
     let mut map = kernel::hash::<K, V>(sandbox, map).expect("the map");
-    let inserted = (0..1 << 20).take_while(|number| map.insert(key(*number), value, 0).is_ok());
-    inserted.count() as u32
+    until_full(|number| map.insert(key(number), value, 0))
 }
 
 fn fill_per_cpu<K: Pod, V: Pod>(sandbox: &Sandbox, map: &str, value: V, key: impl Fn(u32) -> K) {
     let mut map: PerCpuHashMap<MapData, K, V> =
         kernel::per_cpu_hash(sandbox, map).expect("the map");
     let cpus = nr_cpus().expect("cpus");
-    for number in 0.. {
+    until_full(|number| {
         let values = PerCpuValues::try_from(vec![value; cpus]).expect("a value for each");
-        if map.insert(key(number), values, 0).is_err() {
-            return;
-        }
-    }
+        map.insert(key(number), values, 0)
+    });
 }
 
 fn outside() -> SocketAddr {
@@ -276,10 +298,7 @@ fn without_socket_storage_the_protected_is_denied() {
         if !Path::new(LIMIT).exists() {
             // Before Linux 6.8 it is one for all network namespaces, and not ours to change.
             use std::io::Write as _;
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED (optional): one optmem_max for all"
-            );
+            let _ = writeln!(io::stderr(), "SKIPPED (optional): one optmem_max for all");
             return;
         }
         let mut shop = Shop::open(sandbox).expect("a shop");

@@ -1,20 +1,16 @@
 //! The server's side: what reaches a protected endpoint without having been allowed.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::thread::sleep;
 use std::time::Duration;
 
 use mesh_tests::mesh::{Call, Decision, Mesh};
+use mesh_tests::names::{CHECKOUT, HOST, INTRUDER, PAYMENTS, address};
 use mesh_tests::patience::scaled;
 use mesh_tests::peer::{Dial, Options, Outcome, Peer, Way};
 use mesh_tests::{Cgroup, Sandbox, host, netns};
 use rustix::net::{AddressFamily, RawProtocol, SendFlags, SocketFlags, SocketType};
-
-const PAYMENTS: &str = "system.slice/payments.service";
-const CHECKOUT: &str = "system.slice/checkout.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
 
 /// Endpoints at loopback, at this host's address and in a container.
 const SHOP: &str = r#"
@@ -62,10 +58,6 @@ name = "checkout-pays"
 from = ["shop/checkout"]
 to = ["shop/*"]
 "#;
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
-}
 
 /// Servers of [`SHOP`] in the host's network namespace, at every address.
 fn serve(mesh: &Mesh<'_>) -> Peer {

@@ -3,11 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use mesh_tests::names::CHECKOUT;
 use mesh_tests::observe::{problems, status};
 use mesh_tests::peer::{After, Dial, Peer, Socket};
 use mesh_tests::{Mesh, Sandbox, host};
 
-const CHECKOUT: &str = "system.slice/checkout.service";
 const FLOWS: u32 = 40;
 
 /// Payments in two versions, of which v2 has `weight` and is there if `present`.

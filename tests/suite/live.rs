@@ -1,12 +1,12 @@
 //! Established flows under a new policy: cut where it denies them, untouched where it does not.
 
-use std::net::SocketAddr;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use mesh_tests::agent::{self, AgentProcess};
 use mesh_tests::host::sh;
 use mesh_tests::mesh::{Call, Decision};
+use mesh_tests::names::{CHECKOUT, INTRUDER, PAYMENTS, VIP, VIP_UDP, address};
 use mesh_tests::observe::{counts, until};
 use mesh_tests::patience::scaled;
 use mesh_tests::peer::{After, Dial, Kind, Options, Outcome, Peer, Request, Socket};
@@ -14,13 +14,8 @@ use mesh_tests::{Cgroup, Mesh, Sandbox, host, netns};
 
 /// How long a flow may outlive the policy that allowed it.
 const AT_MOST: Duration = Duration::from_secs(1);
-const VIP: &str = "10.96.0.10:80";
-const VIP_UDP: &str = "10.96.0.10:53";
 const TCP: &str = "127.0.0.1:8081";
 const UDP: &str = "127.0.0.1:8053";
-const CHECKOUT: &str = "system.slice/checkout.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const PAYMENTS: &str = "system.slice/payments.service";
 
 /// Services and nobody who may call; rules follow.
 const SHOP: &str = r#"
@@ -76,10 +71,6 @@ fn open() -> String {
 
 fn closed() -> String {
     format!("{SHOP}{OPEN}{CLOSE}")
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
 }
 
 fn server(mesh_root: &Cgroup) -> Peer {

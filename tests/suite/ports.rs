@@ -3,12 +3,9 @@
 use std::net::SocketAddr;
 
 use mesh_tests::mesh::{Call, Decision, Mesh};
+use mesh_tests::names::{HOST, INTRUDER, PAYMENTS, address};
 use mesh_tests::peer::{Dial, Kind, Options, Peer, Request, Socket};
 use mesh_tests::{host, kernel};
-
-const PAYMENTS: &str = "system.slice/payments.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
 
 const SHOP: &str = r#"
 [mesh]
@@ -56,10 +53,6 @@ const TAKEN: &[&str] = &[
     "[::ffff:0.0.0.0]:8081",
     "[::ffff:10.77.0.1]:8081",
 ];
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
-}
 
 fn add_addresses() {
     for address in ["10.77.0.1", "fd77::1"] {

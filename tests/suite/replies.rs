@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use mesh_tests::host;
 use mesh_tests::mesh::Mesh;
+use mesh_tests::names::{CHECKOUT, address};
 use mesh_tests::peer::{After, Dial, Kind, Outcome, Peer, Request, Way};
 
-const CHECKOUT: &str = "system.slice/checkout.service";
 const SERVICES: usize = 12;
 
 /// Services at 10.96.0.1 and fd00:96::1 and following, with TCP 80 and UDP 53.
@@ -56,10 +56,6 @@ fn serve(mesh: &Mesh<'_>) -> Peer {
         }
     }
     server
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
 }
 
 /// Connects, and asks for the peer after connecting, after an exchange, and once more.

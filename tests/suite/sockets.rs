@@ -4,10 +4,8 @@ use std::fs;
 
 use mesh_tests::host;
 use mesh_tests::mesh::{Call, Decision, Mesh};
+use mesh_tests::names::{CHECKOUT, HOST};
 use mesh_tests::peer::{Peer, Request};
-
-const CHECKOUT: &str = "system.slice/checkout.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
 
 const POLICY: &str = r#"
 [mesh]

@@ -5,12 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
+use mesh_tests::names::{CHECKOUT, VIP, VIP_UDP};
 use mesh_tests::peer::{After, Dial, Kind, Outcome, Peer, Way};
 use mesh_tests::{Mesh, host};
-
-const CHECKOUT: &str = "system.slice/checkout.service";
-const VIP: &str = "10.96.0.10:80";
-const VIP_UDP: &str = "10.96.0.10:53";
 
 /// A policy with payments at four TCP ports and two UDP ports, and what `extra` says.
 fn policy(service: &str, versions: [&str; 4], extra: &str) -> String {

@@ -4,12 +4,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use mesh_tests::mesh::{Call, Decision};
+use mesh_tests::names::{CHECKOUT, HOST, INTRUDER};
 use mesh_tests::peer::{Dial, Peer};
 use mesh_tests::{Mesh, Sandbox, agent, host};
 
-const CHECKOUT: &str = "system.slice/checkout.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
 /// More than the least time between two records of a series.
 const RECORDED_AGAIN: Duration = Duration::from_millis(150);
 

@@ -4,12 +4,9 @@ use std::fs;
 use std::net::SocketAddr;
 
 use mesh_tests::mesh::{Call, Decision};
+use mesh_tests::names::{CHECKOUT, HOST, INTRUDER, address};
 use mesh_tests::peer::{Dial, Options, Outcome, Peer, Request, Way};
 use mesh_tests::{Mesh, host};
-
-const CHECKOUT: &str = "system.slice/checkout.service";
-const INTRUDER: &str = "system.slice/intruder.service";
-const HOST: &str = "user.slice/user-1000.slice/session-1.scope";
 
 /// One service with a TCP and a UDP port, over IPv4 and IPv6, and two callers.
 const SHOP: &str = r#"
@@ -193,10 +190,6 @@ fn check_all(mesh: &mut Mesh<'_>, destination: &str, dials: &[Dial]) {
         }
     }
     mesh.settle();
-}
-
-fn address(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
 }
 
 #[test]

@@ -131,12 +131,8 @@ impl InForce<'_> {
             return Some(exact);
         }
         let here = |address: &Address| address.is_loopback_or_unspecified() || is_local(address);
-        let any = SocketKey {
-            address: Address::LOCAL,
-            ..*remote
-        };
         // The port first, other than in the kernel but to the same effect: few are declared.
-        let endpoint = find(self.destinations, &any)
+        let endpoint = find(self.destinations, &remote.at_any_address())
             .filter(|found| here(&remote.address) && here(&found.home));
         endpoint.or_else(|| {
             let vip = SocketKey::new(remote.address, 0, 0);

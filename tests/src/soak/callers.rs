@@ -1,10 +1,9 @@
 //! Who calls, and what each must get.
 
-use std::net::SocketAddr;
-
 use anyhow::Result;
 
 use super::Progress;
+use crate::names::address;
 use crate::peer::{After, Dial, Outcome, Way};
 use crate::sandbox::Sandbox;
 use crate::{Peer, kernel};
@@ -17,10 +16,6 @@ pub(super) struct Caller {
     peer: Peer,
     dial: Dial,
     allowed: bool,
-}
-
-fn to(text: &str) -> SocketAddr {
-    text.parse().expect("an address")
 }
 
 impl Caller {
@@ -37,16 +32,20 @@ impl Caller {
                 allowed,
             })
         };
-        let vip = to("10.96.0.10:80");
-        let udp = to("10.96.0.10:53");
+        let vip = address("10.96.0.10:80");
+        let udp = address("10.96.0.10:53");
         [
             new("checkout", Dial::tcp(vip), true),
             new("checkout-udp", Dial::udp(udp).by(Way::SendTo), true),
             new("intruder", Dial::tcp(vip), false),
-            new("intruder-around", Dial::tcp(to("127.0.0.1:8081")), false),
+            new(
+                "intruder-around",
+                Dial::tcp(address("127.0.0.1:8081")),
+                false,
+            ),
             new(
                 "intruder-six",
-                Dial::tcp(to("[::ffff:127.0.0.1]:8082")),
+                Dial::tcp(address("[::ffff:127.0.0.1]:8082")),
                 false,
             ),
             new("intruder-udp", Dial::udp(udp).by(Way::SendTo), false),
@@ -87,7 +86,7 @@ pub(super) fn fresh_cgroups(sandbox: &Sandbox, progress: &Progress) -> Result<()
         let unit = if allowed { "checkout" } else { "intruder" };
         let name = format!("system.slice/{unit}-{number}.service");
         let mut peer = Peer::spawn(&sandbox.cgroup, &name)?;
-        let outcome = peer.dial_once(Dial::tcp(to("10.96.0.10:80")))?;
+        let outcome = peer.dial_once(Dial::tcp(address("10.96.0.10:80")))?;
         check(&outcome, allowed, progress);
         progress.made(1);
         drop(peer);

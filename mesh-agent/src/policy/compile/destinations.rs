@@ -190,14 +190,7 @@ fn add_endpoint(
                 destination.flags |= destination_flag::OWNED;
             }
             found.insert(key, destination);
-            add_local_port(
-                found,
-                SocketKey {
-                    address: Address::LOCAL,
-                    ..key
-                },
-                destination,
-            );
+            add_local_port(found, key.at_any_address(), destination);
         }
     }
 }
