@@ -16,5 +16,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod dataplane;
+pub mod identity;
 pub mod policy;
 pub mod telemetry;
+pub mod tunnel;

@@ -1,0 +1,5 @@
+//! Who a certificate says its holder is.
+
+mod name;
+
+pub use self::name::{Identity, InvalidIdentity};

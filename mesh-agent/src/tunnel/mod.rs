@@ -1,0 +1,1 @@
+//! Connections between nodes: one TLS 1.3 connection carries one flow at a time.
