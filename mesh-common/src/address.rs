@@ -15,6 +15,11 @@ impl Address {
     /// those of its interfaces. What a local endpoint can be reached by besides its own address.
     pub const LOCAL: Self = Self([0; 16]);
 
+    /// `127.0.0.1`.
+    pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
+    /// `::1`.
+    pub const LOOPBACK_V6: Self = Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
     /// What the agent dials every few seconds to see that it is refused: the IPv4 dummy address
     /// 192.0.0.8 (RFC 7600), which no packet is sent to.
     pub const CANARY_V4: Self = Self::from_v4([192, 0, 0, 8]);

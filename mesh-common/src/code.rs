@@ -123,6 +123,8 @@ codes! {
         Denials = 8 => "denials",
         /// Connections to another network namespace that got no ticket, because the map was full.
         TicketsDropped = 9 => "tickets_dropped",
+        /// Calls to other nodes that the agent was not told about, because the map was full.
+        RedirectsDropped = 10 => "redirects_dropped",
     }
 }
 

@@ -19,8 +19,10 @@ pub struct Destination {
     /// Where the endpoint is declared to be: what stands at [`Address::LOCAL`] is only meant if
     /// that is an address of this network namespace. Unspecified where several are.
     pub home: Address,
+    /// Id of an endpoint on another node, 0 for others.
+    pub target: u32,
 }
-const _: () = assert!(size_of::<Destination>() == 36);
+const _: () = assert!(size_of::<Destination>() == 40);
 
 /// Bits of [`Destination::flags`].
 pub mod destination_flag {

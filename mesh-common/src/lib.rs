@@ -33,17 +33,19 @@ pub use selector::{
     END, Glob, MAX_PATH, MAX_PATTERN, Selector, Step, UnitScan, glob_step, selector_kind, unit_span,
 };
 pub use socket::{
-    ORDINARY_SOCKET, SocketState, Ticket, TicketKey, UDP_FLOWS, UdpFlow, UdpFlows, socket_flag,
-    socket_kind_flag,
+    ORDINARY_SOCKET, Redirect, RedirectKey, SocketState, Ticket, TicketKey, TunnelListener,
+    UDP_FLOWS, UdpFlow, UdpFlows, socket_flag, socket_kind_flag,
 };
 pub use split::{
     AffinityKey, AffinityValue, EndpointEntry, MAX_SCHEDULE, ScheduleSlot, Split, SplitKey,
     endpoint_flag,
 };
-pub use stats::{CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, bucket_of};
+pub use stats::{
+    CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, bucket_of, flow_bit,
+};
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Names of the read-only globals the agent sets before the programs are loaded.
 pub mod global {
@@ -77,6 +79,8 @@ pod!(
     DecisionKey,
     Destination,
     PrefixKey,
+    Redirect,
+    RedirectKey,
     EndpointEntry,
     FlowKey,
     FlowStats,
@@ -92,4 +96,5 @@ pod!(
     SubjectInfo,
     Ticket,
     TicketKey,
+    TunnelListener,
 );

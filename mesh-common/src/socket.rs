@@ -38,8 +38,12 @@ pub struct SocketState {
     pub epoch: u32,
     /// Service that `bind()` was allowed for, because the socket is its workload's; 0 for none.
     pub bound_for: u32,
+    /// Id of the endpoint on another node that was chosen; 0 where the kernel carries the bytes.
+    pub target: u32,
+    /// Zero.
+    pub _pad: u32,
 }
-const _: () = assert!(size_of::<SocketState>() == 96);
+const _: () = assert!(size_of::<SocketState>() == 104);
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {
@@ -54,7 +58,52 @@ pub mod socket_flag {
     /// The endpoint may be in another network namespace, where this socket cannot be looked
     /// up: a [`Ticket`](super::Ticket) says that it may connect.
     pub const TICKET: u32 = 1 << 4;
+    /// The agent's own: it calls for `source`, whose identity a peer has proven, or listens for
+    /// calls to other nodes. Only who may write the map can set it.
+    pub const TUNNEL: u32 = 1 << 5;
+    /// The call goes to another node: the kernel connected to the agent instead.
+    pub const REDIRECTED: u32 = 1 << 6;
 }
+
+/// A call to another node, as the agent sees who has connected to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RedirectKey {
+    /// Cookie of the network namespace.
+    pub netns: u64,
+    /// Where the connection comes from.
+    pub client: SocketKey,
+    /// Zero.
+    pub _pad: u32,
+}
+const _: () = assert!(size_of::<RedirectKey>() == 32);
+
+/// What the agent is told about a call to another node, for as long as its socket lives.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Redirect {
+    /// Subject that called.
+    pub source: u32,
+    /// Frontend that was called.
+    pub frontend: u32,
+    /// Id of the endpoint that was chosen.
+    pub target: u32,
+    /// Policy revision, low half, under which it was allowed.
+    pub revision: u32,
+    /// Low half of the id epoch.
+    pub epoch: u32,
+}
+const _: () = assert!(size_of::<Redirect>() == 20);
+
+/// Where the agent takes calls to other nodes in one network namespace: this port of 127.0.0.1
+/// and ::1.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TunnelListener {
+    /// Host order.
+    pub port: u32,
+}
+const _: () = assert!(size_of::<TunnelListener>() == 4);
 
 /// How many services one unconnected UDP socket can talk to before the oldest is displaced.
 pub const UDP_FLOWS: usize = 8;

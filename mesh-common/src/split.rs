@@ -67,8 +67,10 @@ pub struct EndpointEntry {
     pub port: u16,
     /// [`endpoint_flag`] bits.
     pub flags: u16,
+    /// Id of an endpoint on another node, 0 for others: the address is that node's to interpret.
+    pub target: u32,
 }
-const _: () = assert!(size_of::<EndpointEntry>() == 24);
+const _: () = assert!(size_of::<EndpointEntry>() == 28);
 
 /// Bits of [`EndpointEntry::flags`].
 pub mod endpoint_flag {
@@ -104,7 +106,5 @@ pub struct AffinityValue {
     pub endpoint: EndpointEntry,
     /// [`Split::digest`] under which it was chosen.
     pub digest: u32,
-    /// Zero.
-    pub _pad: u32,
 }
 const _: () = assert!(size_of::<AffinityValue>() == 40);

@@ -16,10 +16,20 @@ pub struct FlowKey {
     pub service: u32,
     /// Version chosen.
     pub version: u32,
-    /// IP protocol number.
+    /// IP protocol number, and [`flow_bit`] bits.
     pub protocol: u32,
 }
 const _: () = assert!(size_of::<FlowKey>() == 16);
+
+/// Bits of [`FlowKey::protocol`] above the protocol number.
+pub mod flow_bit {
+    /// The protocol number.
+    pub const PROTOCOL: u32 = 0xff;
+    /// The bytes cross the network by mTLS.
+    pub const MUTUAL_TLS: u32 = 1 << 8;
+    /// Counted on the host of the endpoint; otherwise on the host of the caller.
+    pub const DESTINATION: u32 = 1 << 9;
+}
 
 /// Counters of a flow series; bytes as the client sees them.
 #[repr(C)]

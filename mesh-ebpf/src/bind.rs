@@ -10,6 +10,7 @@ use crate::count::Attempt;
 use crate::ctx::SockAddr;
 use crate::destination;
 use crate::maps::{InForce, NETNS_COOKIE, SOCKETS};
+use crate::redirect;
 use crate::verdict::{self, Decision};
 
 /// Judges `bind()`. Returns whether it may go on.
@@ -23,10 +24,29 @@ pub(crate) fn bind(ctx: &SockAddr, hook: Hook) -> bool {
     let Some(policy) = InForce::current() else {
         return true;
     };
+    if redirect::is_reserved(ctx, &wanted) {
+        return refuse(&policy, &wanted, hook);
+    }
     match owned(&policy, ctx, &wanted) {
         Some(destination) => judge(&policy, ctx, &wanted, &destination, hook),
         None => true,
     }
+}
+
+/// Records that the address is the agent's.
+#[inline(never)]
+fn refuse(policy: &InForce, wanted: &SocketKey, hook: Hook) -> bool {
+    let process = Process::current();
+    let attempt = Attempt {
+        hook,
+        process: &process,
+        dialled: wanted,
+        source: Caller::current(policy, &process).subject,
+        service: 0,
+        frontend: 0,
+    };
+    attempt.decided(&Decision::denied(Reason::PortOwner));
+    false
 }
 
 /// The endpoint that `wanted` would take; `None` if it is free for all.

@@ -82,6 +82,17 @@ impl Caller {
         Self::of(policy, subject)
     }
 
+    /// The caller on another node that the agent calls for on a socket of its own.
+    #[inline(always)]
+    pub(crate) fn proven(policy: &InForce, state: &SocketState) -> Self {
+        let mut caller = Self::of(policy, state.source);
+        if state.epoch != policy.header.id_epoch as u32 || state.source < Subject::FIRST_NAMED {
+            caller.subject = Subject::UNKNOWN.0;
+            caller.error = Reason::MissingEntry;
+        }
+        caller
+    }
+
     /// `subject` as a caller.
     #[inline(always)]
     pub(crate) fn of(policy: &InForce, subject: u32) -> Self {

@@ -35,11 +35,10 @@ pub(crate) fn endpoint(
     } else {
         kept_or_next(policy, caller, process, destination, &split)?
     };
-    if chosen.flags & endpoint_flag::REMOTE != 0 {
-        return Err(Reason::NoTunnel);
-    }
-    let loopback = chosen.flags & endpoint_flag::LOOPBACK != 0;
-    if loopback && ctx.netns_cookie() != NETNS_COOKIE.load() {
+    // Another node's loopback is reached through the tunnel.
+    const WHERE: u16 = endpoint_flag::LOOPBACK | endpoint_flag::REMOTE;
+    if chosen.flags & WHERE == endpoint_flag::LOOPBACK && ctx.netns_cookie() != NETNS_COOKIE.load()
+    {
         return Err(Reason::NoEndpoint);
     }
     Ok(chosen)
@@ -175,7 +174,6 @@ fn kept_or_next(
         expires_ns,
         endpoint,
         digest: split.digest,
-        _pad: 0,
     };
     if AFFINITY.insert(key, value, 0).is_err() {
         count::own(Counter::AffinityDropped);

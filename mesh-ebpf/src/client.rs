@@ -151,6 +151,9 @@ fn maker(policy: &InForce, state: Option<&SocketState>, standing: Standing) -> u
     }
     let mut process = Process { cgroup: 0, uid: 0 };
     if let Some(state) = state {
+        if state.flags & socket_flag::TUNNEL != 0 {
+            return state.source;
+        }
         process = Process::creator(state);
     }
     process.maker(policy)

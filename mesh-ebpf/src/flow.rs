@@ -9,11 +9,12 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
-use mesh_common::{FlowKey, IPPROTO_TCP, SocketState, bucket_of, socket_flag};
+use mesh_common::{FlowKey, IPPROTO_TCP, SocketState, bucket_of, flow_bit, socket_flag};
 
 use crate::count;
 use crate::ctx;
 use crate::maps::SOCKETS;
+use crate::redirect;
 use crate::ticket;
 
 /// Handles one event of a TCP socket.
@@ -33,6 +34,9 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
             let _ = ctx.set_cb_flags(flags as i32);
             if state.flags & socket_flag::TICKET != 0 {
                 ticket::leave(ctx.ops, state);
+            }
+            if state.flags & socket_flag::REDIRECTED != 0 {
+                redirect::announce(ctx.ops, state);
             }
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
@@ -72,7 +76,19 @@ fn key_of(state: &SocketState) -> FlowKey {
         source: state.source,
         service: state.service,
         version: state.version,
-        protocol: u32::from(IPPROTO_TCP),
+        protocol: u32::from(IPPROTO_TCP) | crossing(state),
+    }
+}
+
+/// [`flow_bit`] bits: whether the bytes cross to another node, and which end this is.
+#[inline(always)]
+fn crossing(state: &SocketState) -> u32 {
+    if state.flags & socket_flag::TUNNEL != 0 {
+        flow_bit::MUTUAL_TLS | flow_bit::DESTINATION
+    } else if state.flags & socket_flag::REDIRECTED != 0 {
+        flow_bit::MUTUAL_TLS
+    } else {
+        0
     }
 }
 
@@ -82,11 +98,15 @@ fn established(state: &mut SocketState) {
     let Some(stats) = count::flow(&key_of(state)) else {
         return;
     };
+    // SAFETY: `stats` is a map value that lives while the program runs.
+    count::add(unsafe { &raw mut (*stats).opened }, 1);
+    if state.flags & socket_flag::REDIRECTED != 0 {
+        // Connected to the agent, which says nothing about the other node.
+        return;
+    }
     // SAFETY: the helper has no preconditions.
     let elapsed = unsafe { bpf_ktime_get_ns() }.saturating_sub(state.connect_ns);
     let bucket = bucket_of(elapsed);
-    // SAFETY: `stats` is a map value that lives while the program runs.
-    count::add(unsafe { &raw mut (*stats).opened }, 1);
     // SAFETY: as above.
     count::add(unsafe { &raw mut (*stats).connect_ns }, elapsed);
     // SAFETY: as above; `bucket` is below the number of buckets.
@@ -112,6 +132,9 @@ fn bytes_received(ctx: &SockOpsContext) -> u64 {
 #[inline(always)]
 fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
     ticket::take_back(ctx.ops, state);
+    if state.flags & socket_flag::REDIRECTED != 0 {
+        redirect::forget(ctx.ops);
+    }
     let was_open = state.flags & socket_flag::OPEN != 0;
     let (sent, received) = payload(ctx, state, old);
     let stats = count::flow(&key_of(state));

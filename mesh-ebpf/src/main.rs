@@ -27,6 +27,7 @@ mod inbound;
 mod maps;
 mod outbound;
 mod packet;
+mod redirect;
 mod reply;
 mod ticket;
 mod verdict;

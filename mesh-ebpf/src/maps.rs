@@ -12,9 +12,9 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
-    DenialRecord, Destination, EndpointEntry, FlowKey, FlowStats, PolicyHeader, PrefixKey, RuleKey,
-    RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey, SocketState, Split, SplitKey, SubjectInfo,
-    Ticket, TicketKey, UdpFlows, global,
+    DenialRecord, Destination, EndpointEntry, FlowKey, FlowStats, PolicyHeader, PrefixKey,
+    Redirect, RedirectKey, RuleKey, RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey,
+    SocketState, Split, SplitKey, SubjectInfo, Ticket, TicketKey, TunnelListener, UdpFlows, global,
 };
 
 use crate::attribute::Walk;
@@ -100,6 +100,15 @@ pub(crate) static UDP_SOCKETS: SkStorage<UdpFlows> = SkStorage::new();
 /// reads.
 #[btf_map]
 pub(crate) static TICKETS: HashMap<TicketKey, Ticket, 4096, GROW> = HashMap::new();
+
+/// Where the agent takes calls to other nodes, by network namespace. Agent writes, outbound hooks
+/// and `bind` read.
+#[btf_map]
+pub(crate) static LISTENERS: HashMap<u64, TunnelListener, 4096, GROW> = HashMap::new();
+
+/// Calls to other nodes, each for as long as its socket lives. `sock_ops` writes, the agent reads.
+#[btf_map]
+pub(crate) static REDIRECTS: HashMap<RedirectKey, Redirect, 16384, GROW> = HashMap::new();
 
 /// Position of each caller in each split. Outbound hooks write and read.
 #[btf_map]

@@ -13,6 +13,7 @@ use crate::count::{self, Attempt};
 use crate::ctx::SockAddr;
 use crate::destination;
 use crate::maps::{DESTINATIONS, InForce, LOCAL_ADDRESSES, NETNS_COOKIE, SOCKETS, UDP_SOCKETS};
+use crate::redirect;
 use crate::verdict::{self, Decision};
 
 /// Judges `connect()` and sends it to the chosen endpoint. Returns whether it may go on.
@@ -31,7 +32,8 @@ pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
         destination::note_foreign(&policy, ctx, &dialled);
         return leave(&policy, &dialled, hook);
     };
-    let call = Call::new(ctx, &policy, &dialled, &destination, hook);
+    let mut call = Call::new(ctx, &policy, &dialled, &destination, hook);
+    call.for_whom();
     let mut decision = call.judge();
     if decision.allows()
         && let Err(reason) = call.route()
@@ -118,6 +120,8 @@ struct Call<'a> {
     hook: Hook,
     process: Process,
     caller: Caller,
+    /// [`socket_flag::TUNNEL`] if the agent calls for somebody on another node.
+    tunnel: u32,
 }
 
 impl<'a> Call<'a> {
@@ -139,6 +143,7 @@ impl<'a> Call<'a> {
             hook,
             process,
             caller,
+            tunnel: 0,
         }
     }
 
@@ -154,10 +159,23 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// The agent calls for somebody on another node, whatever process it is itself.
+    #[inline(always)]
+    fn for_whom(&mut self) {
+        if let Some(state) = self.ctx.storage(&SOCKETS)
+            && state.flags & socket_flag::TUNNEL != 0
+        {
+            self.caller = Caller::proven(self.policy, state);
+            self.tunnel = socket_flag::TUNNEL;
+        }
+    }
+
     #[inline(always)]
     fn judge(&self) -> Decision {
         let mut creator = Process { cgroup: 0, uid: 0 };
-        if let Some(state) = self.ctx.storage(&SOCKETS) {
+        if self.tunnel != 0 {
+            creator = self.process;
+        } else if let Some(state) = self.ctx.storage(&SOCKETS) {
             creator = Process::creator(state);
         }
         verdict::judge(
@@ -173,18 +191,12 @@ impl<'a> Call<'a> {
     #[inline(always)]
     fn endpoint(&self) -> Result<EndpointEntry, Reason> {
         if self.destination.flags & destination_flag::FRONTEND == 0 {
-            if self.destination.flags & destination_flag::REMOTE != 0 {
-                return Err(Reason::NoTunnel);
-            }
             return Ok(EndpointEntry {
                 address: self.dialled.address,
                 version: self.destination.version,
                 port: self.dialled.port,
-                flags: if self.destination.flags & destination_flag::THIS_NODE != 0 {
-                    endpoint_flag::THIS_NODE
-                } else {
-                    0
-                },
+                flags: location(self.destination),
+                target: self.destination.target,
             });
         }
         choose::endpoint(
@@ -198,14 +210,32 @@ impl<'a> Call<'a> {
 
     #[inline(always)]
     fn redirect(&self, endpoint: &EndpointEntry) {
-        if self.destination.flags & destination_flag::FRONTEND != 0 {
+        if self.destination.flags & destination_flag::FRONTEND != 0 || endpoint.target != 0 {
             self.ctx.rewrite(&endpoint.address, endpoint.port);
         }
     }
 
+    /// The endpoint, or the agent in the place of one on another node.
+    #[inline(always)]
+    fn next_hop(&self) -> Result<EndpointEntry, Reason> {
+        let mut endpoint = self.endpoint()?;
+        if endpoint.flags & endpoint_flag::REMOTE != 0 {
+            if self.tunnel != 0 {
+                // From another node to another node: nobody asks for that but by mistake.
+                return Err(Reason::NoTunnel);
+            }
+            let listener = redirect::listener(self.ctx, self.dialled)?;
+            endpoint.address = listener.address;
+            endpoint.port = listener.port;
+        } else {
+            endpoint.target = 0;
+        }
+        Ok(endpoint)
+    }
+
     #[inline(always)]
     fn route(&self) -> Result<(), Reason> {
-        let endpoint = self.endpoint()?;
+        let endpoint = self.next_hop()?;
         let Some(state) = self.ctx.storage_or_new(&SOCKETS) else {
             count::own(Counter::SocketStorageFailed);
             return Err(Reason::NoSocketStorage);
@@ -229,7 +259,11 @@ impl<'a> Call<'a> {
         state.source = self.caller.subject;
         state.service = self.destination.service;
         state.version = endpoint.version;
-        state.flags = socket_flag::FLOW;
+        state.target = endpoint.target;
+        state.flags = socket_flag::FLOW | self.tunnel;
+        if endpoint.target != 0 {
+            state.flags |= socket_flag::REDIRECTED;
+        }
         if self.needs_ticket(endpoint) {
             state.flags |= socket_flag::TICKET;
         }
@@ -278,6 +312,7 @@ impl<'a> Call<'a> {
                     version: flow.version,
                     port: flow.endpoint_port,
                     flags: 0,
+                    target: 0,
                 };
                 self.count_udp(&endpoint, 0, 1);
                 self.redirect(&endpoint);
@@ -286,6 +321,9 @@ impl<'a> Call<'a> {
             flow.dialled_port = 0;
         }
         let endpoint = self.endpoint()?;
+        if endpoint.flags & endpoint_flag::REMOTE != 0 {
+            return Err(Reason::NoTunnel);
+        }
         displace(
             flows,
             UdpFlow {
@@ -318,6 +356,7 @@ impl<'a> Call<'a> {
             version: state.version,
             port: state.endpoint_port,
             flags: 0,
+            target: 0,
         })
     }
 
@@ -343,6 +382,18 @@ impl<'a> Call<'a> {
             // SAFETY: as above.
             count::add(unsafe { &raw mut (*stats).sent_bytes }, datagrams);
         }
+    }
+}
+
+/// [`endpoint_flag`] bits of an endpoint that is dialled itself.
+#[inline(always)]
+fn location(destination: &Destination) -> u16 {
+    if destination.flags & destination_flag::THIS_NODE != 0 {
+        endpoint_flag::THIS_NODE
+    } else if destination.flags & destination_flag::REMOTE != 0 {
+        endpoint_flag::REMOTE
+    } else {
+        0
     }
 }
 

@@ -21,9 +21,13 @@ pub(crate) fn leave(ops: *mut bpf_sock_ops, state: &SocketState) {
     let Some(policy) = InForce::current() else {
         return;
     };
+    let mut creator = state.source;
+    if state.flags & socket_flag::TUNNEL == 0 {
+        creator = Process::creator(state).maker(&policy);
+    }
     let ticket = Ticket {
         source: state.source,
-        creator: Process::creator(state).maker(&policy),
+        creator,
         frontend: state.frontend,
         revision: state.revision,
         epoch: state.epoch,
@@ -54,7 +58,7 @@ fn key(ops: *mut bpf_sock_ops, state: &SocketState) -> TicketKey {
 }
 
 #[inline(always)]
-fn local_address(ops: *mut bpf_sock_ops) -> Address {
+pub(crate) fn local_address(ops: *mut bpf_sock_ops) -> Address {
     let family: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, family));
     let v4: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, local_ip4));
     let word =

@@ -114,9 +114,8 @@ const TICK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::SocketKey;
-
     use super::*;
+    use crate::policy::judge::Chosen;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -124,7 +123,7 @@ mod tests {
         Leaving {
             service,
             version: 1,
-            endpoint: SocketKey::default(),
+            endpoint: Chosen::Elsewhere(1),
         }
     }
 

@@ -16,7 +16,7 @@ use super::addresses::LocalAddresses;
 use super::cgroup::{Cgroup, Hierarchy};
 use super::diag::{Socket, state};
 use super::policy_maps::Applied;
-use crate::policy::judge::{Decision, Frontends};
+use crate::policy::judge::{Chosen, Decision, Frontends};
 
 /// Most answers about endpoints that are remembered.
 const REMEMBERED: usize = 4096;
@@ -51,7 +51,7 @@ pub(crate) enum Standing {
 pub(crate) struct Leaving {
     pub(crate) service: u32,
     pub(crate) version: u32,
-    pub(crate) endpoint: SocketKey,
+    pub(crate) endpoint: Chosen,
 }
 
 /// A flow that is no longer allowed.
@@ -89,7 +89,7 @@ pub(super) struct Memory {
     policy: Option<(u64, u64)>,
     frontends: Frontends,
     /// Whether a caller's new calls can get an endpoint.
-    reached: HashMap<(u32, u32, SocketKey), bool>,
+    reached: HashMap<(u32, u32, Chosen), bool>,
 }
 
 /// See the module.
@@ -178,6 +178,13 @@ impl<'d> FlowJudge<'d> {
         }
         match called {
             Some(called) => self.may_be_leaving(socket, flow, caller, &called, reached.as_ref()),
+            None if flow.target != 0 => Standing::Denied(Late {
+                source: caller,
+                service: flow.service,
+                frontend: flow.frontend,
+                rule: 0,
+                dialled,
+            }),
             None if other.is_none() => self.egress(caller, &socket.remote),
             None => Standing::Fine,
         }
@@ -279,11 +286,17 @@ impl<'d> FlowJudge<'d> {
         called: &Destination,
         reached: Option<&Destination>,
     ) -> Standing {
-        let endpoint = SocketKey::new(flow.endpoint, flow.endpoint_port, socket.remote.protocol);
+        let redirected = flow.target != 0;
+        let endpoint = if redirected {
+            Chosen::Elsewhere(flow.target)
+        } else {
+            let (address, port) = (flow.endpoint, flow.endpoint_port);
+            Chosen::Here(SocketKey::new(address, port, socket.remote.protocol))
+        };
         let still_there = reached.is_some_and(|reached| reached.frontend == flow.frontend);
         // Who dials an endpoint itself asks for it, whatever its weight.
         let chosen = flow.dialled != flow.endpoint || flow.dialled_port != flow.endpoint_port;
-        if still_there && (!chosen || self.reaches(caller, called, endpoint)) {
+        if (still_there || redirected) && (!chosen || self.reaches(caller, called, endpoint)) {
             return Standing::Fine;
         }
         Standing::Leaving(Leaving {
@@ -293,7 +306,7 @@ impl<'d> FlowJudge<'d> {
         })
     }
 
-    fn reaches(&mut self, caller: u32, called: &Destination, endpoint: SocketKey) -> bool {
+    fn reaches(&mut self, caller: u32, called: &Destination, endpoint: Chosen) -> bool {
         let key = (caller, called.frontend, endpoint);
         if let Some(known) = self.memory.reached.get(&key) {
             return *known;
@@ -318,6 +331,10 @@ impl<'d> FlowJudge<'d> {
     /// Who made the socket. A creator whose cgroup is gone is itself gone: only the caller is
     /// left to use the socket.
     fn creator(&self, flow: &SocketState, caller: u32) -> u32 {
+        if flow.flags & socket_flag::TUNNEL != 0 {
+            // The agent, for the caller.
+            return caller;
+        }
         if flow.creator_cgroup == 0 {
             return Subject::HOST.0;
         }

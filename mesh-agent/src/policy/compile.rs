@@ -22,7 +22,9 @@ use mesh_common::{
 };
 
 use super::ids::Ids;
-use super::model::{Egress, Policy, Port, Service, ServiceName, Source, Workload};
+use super::model::{
+    Egress, Endpoint, Location, Node, Policy, Port, Service, ServiceName, Source, Workload,
+};
 
 /// What the policy maps hold, each sorted by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,7 +85,7 @@ pub fn compile(policy: &Policy, ids: &mut Ids) -> Entries {
         header_flags: header_flags(policy, &destinations),
         destinations,
         rules,
-        subjects: subjects(&services),
+        subjects: subjects(policy, &services, ids),
         uids: uids(policy, ids),
         splits: splits.splits,
         schedule: splits.schedule,
@@ -139,14 +141,37 @@ pub fn namespace_name(namespace: &str) -> String {
     format!("{namespace}/*")
 }
 
-/// The id of a local caller; `None` for callers on other hosts.
+/// The name another node has in the id table; no service is named like it.
+pub fn node_name(node: &str) -> String {
+    format!("node {node}")
+}
+
+/// The id of an endpoint on another node, 0 for others.
+fn target_id(service: &Service, endpoint: &Endpoint, ids: &mut Ids) -> u32 {
+    let port = service.ports.get(endpoint.port);
+    match (&endpoint.location, port) {
+        (Location::Node(node), Some(port)) => {
+            let frontend = frontend_name(service, port);
+            ids.targets.id(&target_name(&frontend, endpoint, node))
+        }
+        _ => 0,
+    }
+}
+
+/// The name an endpoint on another node has in the id table.
+pub fn target_name(frontend: &str, endpoint: &Endpoint, node: &str) -> String {
+    format!("{frontend} {}@{node}", endpoint.address)
+}
+
+/// The id of a caller that is known by more than its address.
 fn subject(source: &Source, services: &Services<'_>, ids: &mut Ids) -> Option<u32> {
     match source {
         Source::Service(name) => services.get(name).map(|service| service.subject),
         Source::Namespace(namespace) => Some(ids.subjects.id(&namespace_name(namespace))),
         Source::Any => Some(Subject::ANY.0),
         Source::Host => Some(Subject::HOST.0),
-        Source::Cidr(_) | Source::Node(_) => None,
+        Source::Node(node) => Some(ids.subjects.id(&node_name(node))),
+        Source::Cidr(_) => None,
     }
 }
 
@@ -158,7 +183,7 @@ pub fn address(address: IpAddr) -> Address {
     }
 }
 
-fn subjects(services: &Services<'_>) -> Vec<(u32, SubjectInfo)> {
+fn subjects(policy: &Policy, services: &Services<'_>, ids: &mut Ids) -> Vec<(u32, SubjectInfo)> {
     let info = |service: &Numbered<'_>| {
         let flags = match service.service.egress {
             Egress::Allow => 0,
@@ -172,7 +197,14 @@ fn subjects(services: &Services<'_>) -> Vec<(u32, SubjectInfo)> {
             },
         )
     };
-    let mut subjects: Vec<_> = services.values().map(info).collect();
+    let node = |node: &Node| {
+        (
+            ids.subjects.id(&node_name(&node.name)),
+            SubjectInfo::default(),
+        )
+    };
+    let nodes = policy.nodes.iter().map(node);
+    let mut subjects: Vec<_> = services.values().map(info).chain(nodes).collect();
     subjects.sort_unstable_by_key(|(subject, _)| *subject);
     subjects
 }

@@ -8,8 +8,8 @@ use std::net::IpAddr;
 use mesh_common::Verdict;
 
 use super::model::{
-    Action, DefaultAction, Egress, Mode, Policy, Port, PortMatch, Rule, ServiceName, Source, Split,
-    Target,
+    Action, DefaultAction, Egress, Mode, Policy, Port, PortMatch, Rule, Service, ServiceName,
+    Source, Split, Target, Tls,
 };
 
 #[cfg(test)]
@@ -22,6 +22,8 @@ pub enum Caller<'a> {
     Service(&'a ServiceName),
     /// A local process of no service.
     Host,
+    /// A process of no service on another node, which has proven to be of that node.
+    Node(&'a str),
     /// A client outside the mesh.
     Outside(IpAddr),
 }
@@ -50,6 +52,9 @@ pub fn evaluate<'p>(
         Target::Cidr(_) => false,
     };
     let ports = |wanted: &PortMatch| wanted.matches(port);
+    if refuses_clear(policy, caller, service) {
+        return decide(Vec::new(), policy.default);
+    }
     decide(matching(policy, caller, to, ports), policy.default)
 }
 
@@ -88,13 +93,24 @@ pub fn split_for<'p>(
         .map(|(_, split)| split)
 }
 
+/// Whether a client known by its address is a node of the mesh, which `service` takes by mTLS
+/// only: no rule about addresses is for it.
+fn refuses_clear(policy: &Policy, caller: Caller<'_>, service: &ServiceName) -> bool {
+    let Caller::Outside(address) = caller else {
+        return false;
+    };
+    let is_node = policy.nodes.iter().any(|node| node.address == address);
+    let strict = |service: &Service| service.tls == Tls::Strict;
+    is_node && policy.services.get(service).is_some_and(strict)
+}
+
 fn denies_egress(policy: &Policy, caller: Caller<'_>) -> bool {
     match caller {
         Caller::Service(name) => policy
             .services
             .get(name)
             .is_some_and(|service| service.egress == Egress::Deny),
-        Caller::Host | Caller::Outside(_) => false,
+        Caller::Host | Caller::Node(_) | Caller::Outside(_) => false,
     }
 }
 
@@ -108,7 +124,8 @@ enum Rank {
 
 fn rank(source: &Source, caller: Caller<'_>) -> Option<Rank> {
     match (source, caller) {
-        (Source::Any, Caller::Host | Caller::Service(_)) => Some(Rank::Everyone),
+        (Source::Any, Caller::Host | Caller::Service(_) | Caller::Node(_)) => Some(Rank::Everyone),
+        (Source::Node(node), Caller::Node(caller)) => (**node == *caller).then_some(Rank::Itself),
         (Source::Cidr(net), Caller::Outside(address)) => {
             net.contains(&address).then_some(Rank::Itself)
         }
@@ -119,8 +136,11 @@ fn rank(source: &Source, caller: Caller<'_>) -> Option<Rank> {
         (Source::Namespace(namespace), Caller::Service(caller)) => {
             (*namespace == caller.namespace).then_some(Rank::Namespace)
         }
-        (Source::Service(_) | Source::Namespace(_), Caller::Host | Caller::Outside(_))
-        | (Source::Host, Caller::Service(_) | Caller::Outside(_))
+        (
+            Source::Service(_) | Source::Namespace(_),
+            Caller::Host | Caller::Node(_) | Caller::Outside(_),
+        )
+        | (Source::Host, Caller::Service(_) | Caller::Node(_) | Caller::Outside(_))
         | (Source::Any, Caller::Outside(_))
         | (Source::Cidr(_) | Source::Node(_), _) => None,
     }

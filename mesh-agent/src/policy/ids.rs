@@ -25,6 +25,11 @@ impl Table {
         }
     }
 
+    /// 0 is none.
+    fn of_targets() -> Self {
+        Self::starting_at(1)
+    }
+
     /// The id of `name`, given out if it has none.
     pub fn id(&mut self, name: &str) -> u32 {
         if let Some(id) = self.ids.get(name) {
@@ -50,7 +55,7 @@ impl Table {
 pub struct Ids {
     /// Changes whenever ids start over; see [`mesh_common::PolicyHeader::id_epoch`].
     pub epoch: u64,
-    /// Services as `namespace/name`, namespaces as `namespace/*`.
+    /// Services as `namespace/name`, namespaces as `namespace/*`, other nodes as `node name`.
     pub subjects: Table,
     /// Ports of services as `namespace/name:port/protocol`.
     pub frontends: Table,
@@ -58,6 +63,9 @@ pub struct Ids {
     pub versions: Table,
     /// Rules by name.
     pub rules: Table,
+    /// Endpoints on other nodes as `frontend address@node`.
+    #[serde(default = "Table::of_targets")]
+    pub targets: Table,
 }
 
 impl Ids {
@@ -69,6 +77,7 @@ impl Ids {
             frontends: Table::starting_at(1),
             versions: Table::starting_at(1),
             rules: Table::starting_at(DEFAULT_RULE + 1),
+            targets: Table::of_targets(),
         }
     }
 }

@@ -69,6 +69,15 @@ impl Decision {
     }
 }
 
+/// The endpoint that a call was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Chosen {
+    /// One that the kernel connected to.
+    Here(SocketKey),
+    /// One on another node, by its id.
+    Elsewhere(u32),
+}
+
 /// A destination for each frontend: that of its VIP, or of an endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Frontends(HashMap<u32, Destination>);
@@ -249,7 +258,7 @@ impl InForce<'_> {
     }
 
     /// Whether a new call by `caller` to the frontend of `destination` can get `endpoint`.
-    pub fn reaches(&self, caller: u32, destination: &Destination, endpoint: &SocketKey) -> bool {
+    pub fn reaches(&self, caller: u32, destination: &Destination, endpoint: &Chosen) -> bool {
         let Some(split) = self.split(caller, destination) else {
             return false;
         };
@@ -257,7 +266,10 @@ impl InForce<'_> {
         let slots = self.schedule.get(at..at + split.period as usize);
         let is_it = |index: u32| {
             let entry = self.endpoints.get(index as usize);
-            entry.is_some_and(|e| e.address == endpoint.address && e.port == endpoint.port)
+            entry.is_some_and(|e| match endpoint {
+                Chosen::Here(at) => e.target == 0 && e.address == at.address && e.port == at.port,
+                Chosen::Elsewhere(target) => e.target == *target,
+            })
         };
         let mut last = None;
         slots.unwrap_or_default().iter().any(|slot| {

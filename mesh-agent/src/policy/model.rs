@@ -101,6 +101,8 @@ pub struct Service {
     pub affinity: Option<Duration>,
     /// What becomes of flows to an endpoint that new calls no longer get.
     pub on_weight_change: OnWeightChange,
+    /// How other nodes reach it.
+    pub tls: Tls,
     /// Where it really listens. Sorted as declared.
     pub endpoints: Vec<Endpoint>,
 }
@@ -157,6 +159,17 @@ pub enum Egress {
     Allow,
     /// Only where an `[[allow]]` names the address.
     Deny,
+}
+
+/// How other nodes reach a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tls {
+    /// By mTLS only: what comes from a node's address in clear is refused, whatever a rule says of
+    /// the address.
+    #[default]
+    Strict,
+    /// By mTLS, or in clear where a rule names the address: while nodes are being brought in.
+    Permissive,
 }
 
 /// What becomes of established flows to an endpoint that was removed or whose version's weight
@@ -271,7 +284,7 @@ pub enum Source {
     Host,
     /// Clients outside the mesh, by address.
     Cidr(IpNet),
-    /// Every service of a node.
+    /// Processes of no service on another node.
     Node(Arc<str>),
 }
 

@@ -193,6 +193,7 @@ pub(crate) fn socket_state(value: &[u8]) -> Option<SocketState> {
         frontend: u32_at(value, offset_of!(SocketState, frontend))?,
         revision: u32_at(value, offset_of!(SocketState, revision))?,
         epoch: u32_at(value, offset_of!(SocketState, epoch))?,
+        target: u32_at(value, offset_of!(SocketState, target))?,
         ..SocketState::default()
     })
 }

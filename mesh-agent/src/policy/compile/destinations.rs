@@ -8,7 +8,7 @@ use mesh_common::{
 };
 
 use super::rules::covered;
-use super::{Ids, Services, address};
+use super::{Ids, Services, address, target_id};
 use crate::policy::model::{
     Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Service, ServiceName,
 };
@@ -36,6 +36,7 @@ pub(super) fn entries(
                 flags: marks.flags(service, frontend),
                 affinity_seconds: affinity_seconds(service),
                 home: Address::LOCAL,
+                target: 0,
             };
             add_vip(&mut found, service, port, &destination);
             for endpoint in service
@@ -47,6 +48,7 @@ pub(super) fn entries(
                 let destination = Destination {
                     version,
                     affinity_seconds: 0,
+                    target: target_id(service, endpoint, ids),
                     ..destination
                 };
                 add_endpoint(&mut found, service, endpoint, port, destination);

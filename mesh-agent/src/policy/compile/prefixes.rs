@@ -34,6 +34,21 @@ pub(super) fn entries(
     all.iter().map(entry).collect()
 }
 
+/// The entries of `nets` for `owner` and all ports, and of `excepted` addresses, for which none of
+/// the rules is meant.
+pub(super) fn entries_except(
+    owner: u32,
+    nets: &Nets,
+    excepted: &[IpNet],
+) -> Vec<((u32, PrefixKey), RuleSlots)> {
+    let mut found: BTreeMap<_, _> = entries(owner, 0, nets, None).into_iter().collect();
+    let covered = |net: &&IpNet| nets.keys().any(|rules| rules.contains(*net));
+    for net in excepted.iter().filter(covered) {
+        found.insert(key(owner, 0, net), RuleSlots::default());
+    }
+    found.into_iter().collect()
+}
+
 /// Whether an IPv6 range contains the range that IPv4 is mapped to. A rule that names it is
 /// about IPv6, so IPv4 gets an entry of its own, which is longer.
 fn contains_mapped(net: &IpNet) -> bool {

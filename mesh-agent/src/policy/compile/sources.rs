@@ -1,13 +1,14 @@
 //! Clients outside the mesh that rules name by address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use mesh_common::{PrefixKey, RuleSlots};
 
 use super::prefixes::{self, Nets};
 use super::rules::{covered, slot_of};
 use super::{Ids, Services};
-use crate::policy::model::{Policy, Source};
+use crate::policy::model::{Policy, Source, Tls};
 
 /// The addresses that rules name, by frontend.
 pub(super) fn entries(
@@ -33,10 +34,31 @@ pub(super) fn entries(
             }
         }
     }
-    let mut entries: Vec<_> = by_frontend
-        .into_iter()
-        .flat_map(|(frontend, nets)| prefixes::entries(frontend, 0, &nets, None))
+    let nodes: Vec<IpNet> = policy
+        .nodes
+        .iter()
+        .map(|node| node.address.into())
         .collect();
+    let strict = strict_frontends(services);
+    let of_frontend = |(frontend, nets): (u32, Nets)| {
+        // A node of the mesh is not let in by its address.
+        let excepted = if strict.contains(&frontend) {
+            &*nodes
+        } else {
+            &[]
+        };
+        prefixes::entries_except(frontend, &nets, excepted)
+    };
+    let mut entries: Vec<_> = by_frontend.into_iter().flat_map(of_frontend).collect();
     entries.sort_unstable_by_key(|(key, _)| *key);
     entries
+}
+
+fn strict_frontends(services: &Services<'_>) -> BTreeSet<u32> {
+    let strict = services
+        .values()
+        .filter(|numbered| numbered.service.tls == Tls::Strict);
+    strict
+        .flat_map(|numbered| numbered.frontends.clone())
+        .collect()
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use mesh_common::{EndpointEntry, ScheduleSlot, Split, SplitKey, endpoint_flag};
 
-use super::{Ids, Numbered, Services, address, subject};
-use crate::policy::model::{Endpoint, Location, Policy, ServiceName, Split as Weights};
+use super::{Ids, Numbered, Services, address, subject, target_id};
+use crate::policy::model::{Endpoint, Location, Policy, Service, ServiceName, Split as Weights};
 use crate::policy::schedule::spread;
 
 /// The tables of all frontends.
@@ -53,8 +53,11 @@ impl Tables {
             .filter(|endpoint| endpoint.port == port)
             .collect();
         let first = self.endpoints.len() as u32;
-        self.endpoints
-            .extend(endpoints.iter().map(|endpoint| entry(endpoint, ids)));
+        self.endpoints.extend(
+            endpoints
+                .iter()
+                .map(|endpoint| entry(service, endpoint, ids)),
+        );
         let common = splits.iter().find(|split| split.from.is_empty());
         let sets = match common {
             Some(split) => by_version(&endpoints, split),
@@ -165,6 +168,7 @@ impl Tables {
                 hasher.write(&endpoint.address.0);
                 hasher.write_u16(endpoint.port);
                 hasher.write_u32(endpoint.version);
+                hasher.write_u32(endpoint.target);
             }
         }
         hasher.finish() as u32
@@ -185,7 +189,7 @@ fn by_version(endpoints: &[&Endpoint], split: &Weights) -> Vec<(u32, Vec<usize>)
         .collect()
 }
 
-fn entry(endpoint: &Endpoint, ids: &mut Ids) -> EndpointEntry {
+fn entry(service: &Service, endpoint: &Endpoint, ids: &mut Ids) -> EndpointEntry {
     let mut flags = 0;
     if endpoint.address.ip().is_loopback() {
         flags |= endpoint_flag::LOOPBACK;
@@ -200,5 +204,6 @@ fn entry(endpoint: &Endpoint, ids: &mut Ids) -> EndpointEntry {
         version: ids.versions.id(&endpoint.version),
         port: endpoint.address.port(),
         flags,
+        target: target_id(service, endpoint, ids),
     }
 }

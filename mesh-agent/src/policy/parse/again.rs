@@ -138,6 +138,7 @@ fn names<'d>(policy: &Policy, local: &LocalNode, nowhere: Span<'d>) -> Names<'d>
             .map(|name| Arc::clone(&name.namespace))
             .collect(),
         nodes: nodes.chain([&local.name]).cloned().collect(),
+        local: Arc::clone(&local.name),
         complete: true,
     }
 }
@@ -159,6 +160,7 @@ fn declaration<'d>(service: &Service, nowhere: Span<'d>) -> ServiceDecl<'d> {
         egress: Some(service.egress),
         affinity: service.affinity,
         on_weight_change: service.on_weight_change,
+        tls: service.tls,
         endpoints: list([]),
     }
 }

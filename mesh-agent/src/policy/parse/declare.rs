@@ -15,7 +15,7 @@ use super::document::{Document, Fields, List, Located, Span, Value};
 use super::workload;
 use crate::policy::diagnostic::Problems;
 use crate::policy::model::{
-    Action, DefaultAction, Egress, OnWeightChange, Port, Protocol, ServiceName, Workload,
+    Action, DefaultAction, Egress, OnWeightChange, Port, Protocol, ServiceName, Tls, Workload,
 };
 use crate::policy::vip;
 pub(super) use rules::{RuleDecl, SplitDecl, Weights};
@@ -52,6 +52,7 @@ pub(super) struct ServiceDecl<'d> {
     pub(super) egress: Option<Egress>,
     pub(super) affinity: Option<Duration>,
     pub(super) on_weight_change: OnWeightChange,
+    pub(super) tls: Tls,
     pub(super) endpoints: List<'d, EndpointDecl<'d>>,
 }
 
@@ -68,6 +69,8 @@ pub(super) struct EndpointDecl<'d> {
     pub(super) node: Option<Located<'d, Arc<str>>>,
     pub(super) weight: u32,
     pub(super) port: Option<Located<'d, Arc<str>>>,
+    /// Whether `tls = "off"`: reached in clear, wherever it is.
+    pub(super) in_clear: bool,
 }
 
 impl<'d> Declared<'d> {
@@ -183,6 +186,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
     let egress = fields.optional("egress", |v| decode::choice(v, EGRESS));
     let affinity = affinity(&mut fields);
     let on_weight_change = leaving::on_weight_change(&mut fields);
+    let tls = fields.optional("tls", |v| decode::choice(v, TLS));
     let endpoints = fields.list("endpoints", ENDPOINTS_EXAMPLE, endpoint);
     let span = fields.span;
     fields.finish();
@@ -205,6 +209,7 @@ fn service<'d>(value: Value<'d>, problems: &mut Problems) -> Option<ServiceDecl<
         egress: egress.map(|egress| egress.value).or(no_egress),
         affinity,
         on_weight_change,
+        tls: tls.map_or(Tls::default(), |tls| tls.value),
         endpoints,
     })
 }
@@ -270,6 +275,8 @@ fn endpoint<'d>(value: Value<'d>, problems: &mut Problems) -> Option<EndpointDec
         )
     });
     let port = fields.optional("port", |v| decode::name(v, "port name"));
+    let choices = [("mutual", false), ("off", true)];
+    let tls = fields.optional("tls", |v| decode::choice(v, &choices));
     let span = fields.span;
     let sound = fields.finish();
     let endpoint = EndpointDecl {
@@ -279,6 +286,7 @@ fn endpoint<'d>(value: Value<'d>, problems: &mut Problems) -> Option<EndpointDec
         node,
         weight: weight.map_or(1, |weight| weight.value),
         port,
+        in_clear: tls.is_some_and(|tls| tls.value),
     };
     sound.then_some(endpoint)
 }
@@ -288,6 +296,7 @@ const DEFAULTS: &[(&str, DefaultAction)] = &[
     ("allow", DefaultAction::Allow),
 ];
 const EGRESS: &[(&str, Egress)] = &[("allow", Egress::Allow), ("deny", Egress::Deny)];
+const TLS: &[(&str, Tls)] = &[("strict", Tls::Strict), ("permissive", Tls::Permissive)];
 const PROTOCOLS: &[(&str, Protocol)] = &[
     ("tcp", Protocol::Tcp),
     ("udp", Protocol::Udp),

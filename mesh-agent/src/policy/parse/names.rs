@@ -18,6 +18,8 @@ pub(super) struct Names<'d> {
     pub(super) services: BTreeMap<ServiceName, ServiceDecl<'d>>,
     pub(super) namespaces: BTreeSet<Arc<str>>,
     pub(super) nodes: BTreeSet<Arc<str>>,
+    /// The name of this one.
+    pub(super) local: Arc<str>,
     /// Whether what is not here does not exist.
     pub(super) complete: bool,
 }
@@ -38,6 +40,7 @@ impl<'d> Names<'d> {
                 .iter()
                 .map(|node| Arc::clone(&node.name.value))
                 .collect(),
+            local: Arc::clone(&local.name),
             complete,
         };
         names.nodes.insert(Arc::clone(&local.name));
@@ -136,7 +139,14 @@ impl<'d> Names<'d> {
             return None;
         }
         let source = cidr.map(|cidr| Source::Cidr(cidr.value));
-        source.or(node.map(|node| Source::Node(node.value)))
+        let of_node = |node: Arc<str>| {
+            if node == self.local {
+                Source::Host
+            } else {
+                Source::Node(node)
+            }
+        };
+        source.or(node.map(|node| of_node(node.value)))
     }
 
     /// What an element of `to` names.

@@ -136,6 +136,13 @@ impl<'d> Nodes<'d> {
         endpoint: &EndpointDecl<'d>,
         names: &Names<'d>,
     ) -> Result<Location, Diagnostic> {
+        match self.host(endpoint, names)? {
+            Location::Node(_) if endpoint.in_clear => Ok(Location::External),
+            location => Ok(location),
+        }
+    }
+
+    fn host(&self, endpoint: &EndpointDecl<'d>, names: &Names<'d>) -> Result<Location, Diagnostic> {
         let Some(node) = &endpoint.node else {
             return self.locate_by_address(endpoint, names);
         };

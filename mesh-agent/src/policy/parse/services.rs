@@ -55,6 +55,7 @@ fn model(
         egress: decl.egress.unwrap_or(Egress::Allow),
         affinity: decl.affinity,
         on_weight_change: decl.on_weight_change,
+        tls: decl.tls,
         endpoints,
     }
 }

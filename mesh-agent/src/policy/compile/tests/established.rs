@@ -5,9 +5,10 @@ use proptest::prelude::*;
 
 use super::policies::{outside, policy};
 use super::verdicts::callers;
-use super::{Ids, address, compile};
+use super::{Ids, address, compile, target_id};
 use crate::policy::eval::{Caller, evaluate, evaluate_egress, split_for};
-use crate::policy::judge::Frontends;
+use crate::policy::judge::{Chosen, Frontends};
+use crate::policy::model::Location;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
@@ -84,7 +85,10 @@ proptest! {
                     let key = SocketKey::new(vip, port.listen, protocol);
                     let destination = judge.destination(&key, |_| false).expect("known");
                     let at = address(endpoint.address.ip());
-                    let at = SocketKey::new(at, endpoint.address.port(), protocol);
+                    let at = match &endpoint.location {
+                        Location::Node(_) => Chosen::Elsewhere(target_id(service, endpoint, &mut ids)),
+                        _ => Chosen::Here(SocketKey::new(at, endpoint.address.port(), protocol)),
+                    };
                     let weighted = split.is_none_or(|split| {
                         let mut weights = split.weights.iter();
                         weights.any(|(version, weight)| *version == endpoint.version && *weight > 0)

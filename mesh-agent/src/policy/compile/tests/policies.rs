@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use crate::policy::model::{
-    Action, DefaultAction, Egress, Endpoint, Location, Mode, OnWeightChange, Place, Policy, Port,
-    PortMatch, Protocol, Rule, Service, ServiceName, Source, Split, Target, Workload,
+    Action, DefaultAction, Egress, Endpoint, Location, Mode, Node, OnWeightChange, Place, Policy,
+    Port, PortMatch, Protocol, Rule, Service, ServiceName, Source, Split, Target, Tls, Workload,
 };
 
 pub(super) const SERVICES: &[&str] = &["a/x", "a/y", "a/z", "b/x", "b/y", "c/x"];
@@ -135,8 +135,8 @@ fn endpoints() -> impl Strategy<Value = Vec<(usize, &'static str, u32)>> {
 
 fn service() -> impl Strategy<Value = Service> {
     let ports = subsequence(PORTS, 0..=PORTS.len());
-    (ports, endpoints(), any::<bool>(), any::<bool>()).prop_map(
-        |(ports, endpoints, leaves, keeps)| {
+    (ports, endpoints(), any::<[bool; 4]>()).prop_map(
+        |(ports, endpoints, [leaves, keeps, strict, remote])| {
             let ports: Vec<Port> = ports
                 .into_iter()
                 .map(|(name, listen, protocol)| Port {
@@ -151,7 +151,11 @@ fn service() -> impl Strategy<Value = Service> {
                     port: port.checked_rem(ports.len())?,
                     version: version.into(),
                     weight,
-                    location: Location::External,
+                    location: if remote && number % 2 == 0 {
+                        Location::Node("edge-2".into())
+                    } else {
+                        Location::External
+                    },
                     place: place(),
                 })
             };
@@ -170,6 +174,7 @@ fn service() -> impl Strategy<Value = Service> {
                 egress: if leaves { Egress::Allow } else { Egress::Deny },
                 affinity: keeps.then_some(Duration::from_secs(60)),
                 on_weight_change: OnWeightChange::Keep,
+                tls: if strict { Tls::Strict } else { Tls::Permissive },
             }
         },
     )
@@ -255,7 +260,10 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
                     DefaultAction::Allow
                 },
                 default_place: None,
-                nodes: Vec::new(),
+                nodes: vec![Node {
+                    name: "edge-2".into(),
+                    address: ADDRESSES[0].parse().expect("an address"),
+                }],
                 services,
                 splits: SERVICES
                     .iter()

@@ -12,7 +12,7 @@ use super::policies::{name, place, policy};
 use super::{Entries, Ids, compile};
 use crate::policy::model::{
     Action, DefaultAction, Egress, Mode, OnWeightChange, Policy, Port, Protocol, Rule, Service,
-    ServiceName, Source, Target, Workload,
+    ServiceName, Source, Target, Tls, Workload,
 };
 
 fn ascending<K: Ord, V>(entries: &[(K, V)]) -> bool {
@@ -143,6 +143,7 @@ pub(super) fn shop(count: usize, rules: Vec<Rule>) -> Policy {
         egress: Egress::Allow,
         affinity: None,
         on_weight_change: OnWeightChange::Keep,
+        tls: Tls::Strict,
         endpoints: Vec::new(),
     };
     Policy {

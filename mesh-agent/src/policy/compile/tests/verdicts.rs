@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::kernel::Kernel;
 use super::policies::{name, outside, policy};
 use super::shape::{allow, shop};
-use super::{Ids, compile};
+use super::{Ids, compile, node_name};
 use crate::policy::eval::{Caller, Decision, evaluate, evaluate_egress};
 use crate::policy::model::{Egress, Policy, PortMatch, Source, Target};
 
@@ -18,7 +18,13 @@ pub(super) fn callers<'p>(policy: &'p Policy, ids: &mut Ids) -> Vec<(Caller<'p>,
         .services
         .keys()
         .map(|name| (Caller::Service(name), ids.subjects.id(&name.to_string())));
-    services.chain([(Caller::Host, Subject::HOST.0)]).collect()
+    let services: Vec<_> = services.collect();
+    let nodes = policy.nodes.iter().map(|node| {
+        let id = ids.subjects.id(&node_name(&node.name));
+        (Caller::Node(&*node.name), id)
+    });
+    let others = nodes.chain([(Caller::Host, Subject::HOST.0)]);
+    services.into_iter().chain(others).collect()
 }
 
 /// A verdict with its rule's name; `None` for the default.

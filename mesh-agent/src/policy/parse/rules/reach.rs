@@ -45,12 +45,6 @@ impl<'d> Reach<'_, 'd> {
             );
             return;
         }
-        let node = |source: &&Located<'d, Source>| matches!(source.value, Source::Node(_));
-        if let Some(source) = self.from.items.iter().find(node) {
-            let message = "connections of other nodes are not carried by this version";
-            let diagnostic = source.warning("tunnel-only", message, "matches nothing yet");
-            problems.push(diagnostic.help("keep the rule for later, and do not rely on it yet"));
-        }
     }
 
     fn first_cidr_target(&self) -> Option<&Located<'d, Target>> {

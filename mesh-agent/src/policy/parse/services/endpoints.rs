@@ -8,7 +8,7 @@ use mesh_common::MAX_SCHEDULE;
 
 use super::endpoint_port;
 use crate::policy::diagnostic::{Diagnostic, Problems};
-use crate::policy::model::{Endpoint, Location, ServiceName};
+use crate::policy::model::{Endpoint, Location, Protocol, ServiceName};
 use crate::policy::parse::declare::{EndpointDecl, ServiceDecl};
 use crate::policy::parse::document::Located;
 use crate::policy::parse::names::Names;
@@ -144,8 +144,15 @@ impl<'n, 'd> Resolver<'n, 'd> {
         }
     }
 
+    /// Endpoints that nobody on this node can reach.
     fn remote(&self, endpoints: &[Endpoint], problems: &mut Problems) {
-        let remote = |endpoint: &&Endpoint| matches!(endpoint.location, Location::Node(_));
+        let is_udp = |endpoint: &Endpoint| {
+            let port = self.decl.ports.items.get(endpoint.port);
+            port.is_some_and(|port| port.protocol == Protocol::Udp)
+        };
+        let remote = |endpoint: &&Endpoint| {
+            matches!(endpoint.location, Location::Node(_)) && is_udp(endpoint)
+        };
         let count = endpoints.iter().filter(remote).count();
         let Some(first) = endpoints.iter().find(remote) else {
             return;
@@ -156,14 +163,15 @@ impl<'n, 'd> Resolver<'n, 'd> {
         };
         let total = endpoints.len();
         let message = format!(
-            "this version refuses calls to other nodes: {count} of {total} endpoints of `{}`",
+            "datagrams are not carried to other nodes: {count} of {total} endpoints of `{}`",
             self.decl.name.value
         );
         let diagnostic = decl
             .address
             .warning("no-tunnel", message, "the first on another node");
         problems.push(diagnostic.help(
-            "use endpoints on this node; calls between nodes need the tunnel, which is to come",
+            "calls to them are refused: use endpoints on this node, or tls = \"off\" where they may \
+             go in clear",
         ));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{parsed, policy};
 use crate::policy::model::{
     Action, DefaultAction, Egress, Location, Mode, OnWeightChange, Protocol, ServiceName, Source,
-    Target, Workload,
+    Target, Tls, Workload,
 };
 
 fn name(namespace: &str, name: &str) -> ServiceName {
@@ -102,6 +102,7 @@ workload = { cgroup = "/machine.slice/dns-*.scope" }
 egress = "deny"
 affinity = "client"
 affinity_timeout = "1h30m"
+tls = "permissive"
 endpoints = [
   { address = "[::1]:5353", port = "dns", weight = 3 },
   { address = "[::1]:5353", port = "dns-tcp" },
@@ -118,6 +119,7 @@ endpoints = [
     );
     assert_eq!(dns.affinity, Some(Duration::from_secs(5400)));
     assert_eq!(dns.on_weight_change, OnWeightChange::Keep);
+    assert_eq!(dns.tls, Tls::Permissive);
     assert_eq!(
         dns.workload,
         Some(Workload::Cgroup("/machine.slice/dns-*.scope".into()))
@@ -173,6 +175,7 @@ endpoints = [
   { address = "10.0.0.11:1" },
   { address = "10.0.0.12:1" },
   { address = "10.0.0.13:1" },
+  { address = "10.0.0.12:2", tls = "off" },
 ]
 "#;
     let parsed = parsed(&[("a.toml", text)]);
@@ -190,11 +193,31 @@ endpoints = [
             edge2.clone(),
             Location::Local,
             edge2,
+            Location::External,
             Location::External
         ]
     );
     assert_eq!(policy.nodes.len(), 2);
-    assert_eq!(parsed.diagnostics.len(), 1, "one warning for the service");
+    assert_eq!(parsed.diagnostics.len(), 0);
+}
+
+#[test]
+fn callers_of_this_node_are_the_hosts() {
+    let rule = |node: &str| {
+        format!(
+            "[[node]]\nname = \"edge-2\"\naddress = \"10.0.0.12\"\n[[service]]\nname = \"a\"\n\
+             ports = [{{ name = \"p\", listen = 1 }}]\n\
+             endpoints = [{{ address = \"127.0.0.1:1\", node = \"edge-1\" }}]\n\
+             [[allow]]\nname = \"r\"\nfrom = [{{ node = \"{node}\" }}]\nto = [\"default/a\"]\n"
+        )
+    };
+    for (node, source) in [
+        ("edge-1", Source::Host),
+        ("edge-2", Source::Node("edge-2".into())),
+    ] {
+        let policy = parsed(&[("a.toml", &rule(node))]).policy.expect("a policy");
+        assert_eq!(policy.rules[0].from, [source]);
+    }
 }
 
 #[test]
@@ -246,7 +269,7 @@ to = ["shop/*"]
 "#;
     let parsed = parsed(&[("a.toml", text)]);
     let codes: Vec<_> = parsed.diagnostics.iter().map(|d| d.code).collect();
-    assert_eq!(codes, ["no-tunnel", "unknown-namespace"]);
+    assert_eq!(codes, ["unknown-namespace"]);
     let policy = parsed.policy.expect("a policy");
     assert_eq!(policy.rules[0].from, [Source::Namespace("dev".into())]);
 }

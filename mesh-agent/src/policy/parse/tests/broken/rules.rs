@@ -89,7 +89,6 @@ fn rules() {
         ),
         ("unknown-node", to_payments("[{ node = ¦\"edge-7\" }]")),
         ("invalid-cidr", to_payments("[{ cidr = ¦\"10.0.0.1/8\" }]")),
-        ("tunnel-only", to_payments("[¦{ node = \"edge-1\" }]")),
         ("wrong-type", to_payments("¦\"shop/checkout\"")),
         ("wrong-type", to_payments("[¦1]")),
         ("never-matches", to_payments("¦[]")),

@@ -196,11 +196,18 @@ fn endpoints_and_nodes() {
     let nodes = "[[node]]\nname = \"edge-2\"\naddress = \"10.0.0.12\"\n";
     let text = service("endpoints = [{ address = ¦\"127.0.0.1:9\" }]");
     alone("ambiguous-loopback", &format!("{nodes}{text}"));
-    let text = service("endpoints = [{ address = ¦\"127.0.0.1:9\", node = \"edge-2\" }]");
+    let udp = |rest: &str| service(rest).replace("listen = 80", "listen = 80, protocol = \"udp\"");
+    let text = udp("endpoints = [{ address = ¦\"127.0.0.1:9\", node = \"edge-2\" }]");
     let warning = alone("no-tunnel", &format!("{nodes}{text}"));
     assert_eq!(warning.severity, Severity::Warning);
-    let text = service("endpoints = [{ address = ¦\"10.0.0.12:9\" }]");
+    let text = udp("endpoints = [{ address = ¦\"10.0.0.12:9\" }]");
     alone("no-tunnel", &format!("{nodes}{text}"));
+    check(
+        "unknown-value",
+        &service("tls = ¦\"none\"\nendpoints = [{ address = \"127.0.0.1:9\" }]"),
+    );
+    let text = "endpoints = [{ address = \"10.0.0.12:9\", tls = ¦\"strict\" }]";
+    alone("unknown-value", &format!("{nodes}{}", service(text)));
 }
 
 #[test]
