@@ -13,6 +13,7 @@ mod run;
 mod saved;
 mod shares;
 mod sweep;
+mod tunnel;
 mod view;
 mod watch;
 pub mod words;

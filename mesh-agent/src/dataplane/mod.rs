@@ -17,6 +17,7 @@ mod records;
 mod stats;
 mod table;
 mod tracefs;
+mod tunnel;
 
 use std::fs::{self, File};
 use std::io;
@@ -46,6 +47,7 @@ pub use self::records::{Reader, Records};
 use self::stats::StatsMaps;
 pub use self::stats::{Stats, Usage};
 pub use self::table::Touched;
+pub(crate) use self::tunnel::TunnelMaps;
 use crate::policy::compile::Entries;
 
 /// What the kernel side needs to know of its host.
@@ -203,6 +205,15 @@ impl Dataplane {
     /// The kernel refuses.
     pub(crate) fn sockets(&self) -> io::Result<OwnedFd> {
         open_pin(&self.pins.map("SOCKETS"))
+    }
+
+    /// What the tunnel shares with the kernel side; each of its threads has its own handle.
+    ///
+    /// # Errors
+    ///
+    /// The maps are not pinned.
+    pub(crate) fn tunnel(&self) -> Result<TunnelMaps, DataplaneError> {
+        TunnelMaps::open(&self.pins)
     }
 
     /// Judges established flows by the policy in force; `None` if this agent did not put it

@@ -43,13 +43,13 @@ impl Netns {
     }
 }
 
-/// All that a process is in or that is mounted, by a path of theirs; at most [`MOST`].
-pub(crate) fn all() -> BTreeMap<u64, PathBuf> {
+/// Those that a process below the cgroup `below` is in, by a path of theirs; at most [`MOST`].
+pub(crate) fn of_processes(below: &str) -> BTreeMap<u64, PathBuf> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_process = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        if is_process && found.len() < MOST {
+        if is_process && found.len() < MOST && is_below(&entry.path(), below) {
             let path = entry.path().join("ns/net");
             // It may have ended.
             if let Some(inode) = inode(&path) {
@@ -57,6 +57,23 @@ pub(crate) fn all() -> BTreeMap<u64, PathBuf> {
             }
         }
     }
+    found
+}
+
+/// Whether a process is in a cgroup or below it; for the root nobody needs to be asked.
+fn is_below(process: &Path, cgroup: &str) -> bool {
+    if cgroup.is_empty() {
+        return true;
+    }
+    let cgroups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+    let below = own.and_then(|own| own.strip_prefix(cgroup));
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// All that a process is in or that is mounted, by a path of theirs; at most [`MOST`].
+pub(crate) fn all() -> BTreeMap<u64, PathBuf> {
+    let mut found = of_processes("");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     for path in mounts.lines().filter_map(mounted) {
         if let Some(inode) = inode(&path).filter(|_| found.len() < MOST) {

@@ -21,7 +21,7 @@ pub(super) fn callers<'p>(policy: &'p Policy, ids: &mut Ids) -> Vec<(Caller<'p>,
     let services: Vec<_> = services.collect();
     let nodes = policy.nodes.iter().map(|node| {
         let id = ids.subjects.id(&node_name(&node.name));
-        (Caller::Node(&*node.name), id)
+        (Caller::Node(&node.name), id)
     });
     let others = nodes.chain([(Caller::Host, Subject::HOST.0)]);
     services.into_iter().chain(others).collect()

@@ -43,7 +43,6 @@ impl<'d> Reach<'_, 'd> {
                     .label(target.label("a target outside the mesh"))
                     .help("write two rules: one for calls that come in, one for calls that go out"),
             );
-            return;
         }
     }
 
