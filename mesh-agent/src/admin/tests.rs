@@ -15,7 +15,7 @@ use hyper::Method;
 use tempfile::TempDir;
 
 use super::*;
-use crate::telemetry::snapshot::{FlowSeries, MapUsage, Transport};
+use crate::telemetry::snapshot::{Crossing, FlowSeries, MapUsage, Transport};
 use crate::telemetry::status::Document;
 
 mod hostile;
@@ -42,6 +42,7 @@ impl Source for Fake {
             destination_service: "shop/payments".into(),
             destination_version: "v1".into(),
             protocol: Transport::Tcp,
+            crossing: Crossing::None,
             stats: mesh_common::FlowStats::default(),
         };
         Snapshot {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mesh_common::{FlowKey, FlowStats};
+use mesh_common::{FlowKey, FlowStats, flow_bit};
 
 use super::names::Names;
 use crate::policy::model::{Policy, Service, Source, Split};
@@ -15,7 +15,9 @@ pub(super) type Opened = BTreeMap<(Arc<str>, Arc<str>, Arc<str>), u64>;
 /// What was opened so far.
 pub(super) fn opened(flows: &[(FlowKey, FlowStats)], names: &Names) -> Opened {
     let mut opened = Opened::new();
-    for (key, stats) in flows {
+    // Where a flow ends, its version was chosen on another host.
+    let chosen_here = |(key, _): &&(FlowKey, FlowStats)| key.protocol & flow_bit::DESTINATION == 0;
+    for (key, stats) in flows.iter().filter(chosen_here) {
         let labels = (
             names.subject(key.source),
             names.service(key.service),

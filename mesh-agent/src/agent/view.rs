@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
-use mesh_common::{IPPROTO_UDP, Reason};
+use mesh_common::{IPPROTO_UDP, Reason, flow_bit};
 
 use super::leaving::Counts;
 use super::sweep::Findings;
@@ -16,8 +16,8 @@ use crate::policy::model::DefaultAction;
 use crate::policy::source::SourceSet;
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
-    AgentCounters, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage, PolicyState,
-    ProgramState, Snapshot, Transport,
+    AgentCounters, Crossing, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage,
+    PolicyState, ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
@@ -283,8 +283,19 @@ fn leaving(findings: &Findings, current: &Current) -> Vec<LeavingSeries> {
         .collect()
 }
 
+fn crossing(protocol: u32) -> Crossing {
+    match (
+        protocol & flow_bit::MUTUAL_TLS,
+        protocol & flow_bit::DESTINATION,
+    ) {
+        (0, _) => Crossing::None,
+        (_, 0) => Crossing::Outbound,
+        _ => Crossing::Inbound,
+    }
+}
+
 fn transport(protocol: u32) -> Transport {
-    if protocol == u32::from(IPPROTO_UDP) {
+    if protocol & flow_bit::PROTOCOL == u32::from(IPPROTO_UDP) {
         Transport::Udp
     } else {
         Transport::Tcp
@@ -302,6 +313,7 @@ fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
             destination_service: names.service(key.service),
             destination_version: names.version(key.version),
             protocol: transport(key.protocol),
+            crossing: crossing(key.protocol),
             stats: *stats,
         })
         .collect();

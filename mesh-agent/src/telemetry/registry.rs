@@ -14,7 +14,7 @@ use super::exposition::Format;
 use super::process::Process;
 use super::render;
 use super::series::{Cap, Count, Labels};
-use super::snapshot::{DecisionSeries, FlowSeries, Snapshot, Transport};
+use super::snapshot::{Crossing, DecisionSeries, FlowSeries, Snapshot, Transport};
 use super::text::TextWriter;
 use mesh_common::{Reason, Verdict};
 
@@ -147,6 +147,7 @@ pub(crate) struct FlowLabels {
     pub(crate) destination: Arc<str>,
     pub(crate) version: Arc<str>,
     pub(crate) protocol: Transport,
+    pub(crate) crossing: Crossing,
 }
 
 impl From<&FlowSeries> for FlowLabels {
@@ -156,6 +157,7 @@ impl From<&FlowSeries> for FlowLabels {
             destination: flow.destination_service.clone(),
             version: flow.destination_version.clone(),
             protocol: flow.protocol,
+            crossing: flow.crossing,
         }
     }
 }
@@ -167,6 +169,7 @@ impl Labels for FlowLabels {
             destination: OTHER.into(),
             version: OTHER.into(),
             protocol: self.protocol,
+            crossing: self.crossing,
         }
     }
 }

@@ -56,6 +56,36 @@ pub enum Transport {
     Udp,
 }
 
+/// Between which hosts a flow is, and which of them counted it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Crossing {
+    /// On this host, or out of the mesh: no other agent counts it.
+    #[default]
+    None,
+    /// From this host to another node.
+    Outbound,
+    /// From another node to this host.
+    Inbound,
+}
+
+impl Crossing {
+    /// Which end counted: the label `reporter`.
+    pub const fn reporter(self) -> &'static str {
+        match self {
+            Self::None | Self::Outbound => "source",
+            Self::Inbound => "destination",
+        }
+    }
+
+    /// How the bytes are protected between hosts: the label `connection_security_policy`.
+    pub const fn security(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Outbound | Self::Inbound => "mutual_tls",
+        }
+    }
+}
+
 /// One caller's flows to one version of one service.
 #[derive(Clone, Debug)]
 pub struct FlowSeries {
@@ -67,6 +97,8 @@ pub struct FlowSeries {
     pub destination_version: Arc<str>,
     /// How.
     pub protocol: Transport,
+    /// Between which hosts.
+    pub crossing: Crossing,
     /// Counts, added up over the CPUs.
     pub stats: FlowStats,
 }

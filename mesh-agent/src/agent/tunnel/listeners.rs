@@ -248,7 +248,11 @@ impl Listeners {
         for port in ports {
             // Alone first: a port that is shared is shared with whoever has it.
             let alone = self.bind_at(port, false).map(drop);
-            let mut all = || (0..self.workers).map(|_| self.bind_at(port, true)).collect();
+            let mut all = || {
+                (0..self.workers)
+                    .map(|_| self.bind_at(port, true))
+                    .collect()
+            };
             match alone.and_then(|()| all()) {
                 Err(error) if is_taken(&error) => {}
                 sets => return Ok((port, sets?)),
@@ -296,8 +300,5 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn lacks_ipv6(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw);
-    matches!(
-        errno,
-        Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
-    )
+    matches!(errno, Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL))
 }

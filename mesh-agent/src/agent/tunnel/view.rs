@@ -299,7 +299,10 @@ endpoints = [{ address = "127.0.0.1:9000", node = "edge-1" }]
             (Identity::Service(service("checkout")), Ok(())),
             (Identity::Service(service("payments")), Ok(())),
             (Identity::Service(service("ledger")), Err(Unfit::Misplaced)),
-            (Identity::Service(service("none")), Err(Unfit::UnknownCaller)),
+            (
+                Identity::Service(service("none")),
+                Err(Unfit::UnknownCaller),
+            ),
             (Identity::Node("edge-2".into()), Ok(())),
             (Identity::Node("edge-1".into()), Err(Unfit::Misplaced)),
         ] {
@@ -357,7 +360,11 @@ endpoints = [{ address = "127.0.0.1:9000", node = "edge-1" }]
         let edge2 = IpAddr::from([10, 0, 0, 12]);
         for (proven, peer, expected) in [
             (None, edge2, Some("edge-2")),
-            (None, "::ffff:10.0.0.12".parse().expect("an address"), Some("edge-2")),
+            (
+                None,
+                "::ffff:10.0.0.12".parse().expect("an address"),
+                Some("edge-2"),
+            ),
             (None, IpAddr::from([10, 0, 0, 99]), None),
             (Some("edge-1"), edge2, Some("edge-1")),
             (Some("edge-9"), edge2, None),

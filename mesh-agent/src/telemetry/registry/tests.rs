@@ -33,6 +33,7 @@ fn flow(source: &str, protocol: Transport, opened: u64) -> FlowSeries {
         destination_service: "shop/payments".into(),
         destination_version: "v1".into(),
         protocol,
+        crossing: Crossing::None,
         stats,
     }
 }

@@ -9,7 +9,7 @@ use prometheus_client::registry::Unit;
 use super::sheet::{Pair, Sheet, Value};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::registry::{Content, DecisionLabels, FlowLabels};
-use crate::telemetry::snapshot::{SplitSeries, Transport};
+use crate::telemetry::snapshot::{Crossing, SplitSeries, Transport};
 
 /// Writes the families of traffic.
 pub(super) fn encode(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
@@ -21,11 +21,11 @@ pub(super) fn encode(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
 
 fn flow_labels(labels: &FlowLabels) -> [Pair<'_>; 5] {
     [
-        ("reporter", REPORTER),
+        ("reporter", labels.crossing.reporter()),
         ("source_service", &labels.source),
         ("destination_service", &labels.destination),
         ("destination_version", &labels.version),
-        ("connection_security_policy", PLAINTEXT),
+        ("connection_security_policy", labels.crossing.security()),
     ]
 }
 
@@ -92,7 +92,7 @@ fn tcp(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
 
 /// What failed is known from two sides: connections that nobody answered, and denials.
 fn failed(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
-    let mut sums = BTreeMap::<(&str, &str, &str, &str), u64>::new();
+    let mut sums = BTreeMap::<(Crossing, &str, &str, &str, &str), u64>::new();
     for (labels, stats) in &content.flows {
         if labels.protocol == Transport::Tcp && stats.failed > 0 {
             let FlowLabels {
@@ -100,10 +100,11 @@ fn failed(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
                 destination,
                 version,
                 protocol: _,
+                crossing,
             } = labels;
             let flags = ResponseFlags::Connect.name();
             *sums
-                .entry((source, destination, version, flags))
+                .entry((*crossing, source, destination, version, flags))
                 .or_default() += stats.failed;
         }
     }
@@ -111,7 +112,8 @@ fn failed(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         // What was cut later did not fail to be established.
         if labels.verdict == Verdict::Denied && labels.reason != Reason::LateDenial {
             let flags = ResponseFlags::of_denial(labels.reason).name();
-            let key = (&*labels.source, &*labels.destination, NO_VERSION, flags);
+            let (source, destination) = (&*labels.source, &*labels.destination);
+            let key = (Crossing::None, source, destination, NO_VERSION, flags);
             *sums.entry(key).or_default() += count;
         }
     }
@@ -120,13 +122,13 @@ fn failed(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         None,
         "Connections that were refused or never established; refused UDP flows are among them.",
         sums.into_iter()
-            .map(|((source, destination, version, flags), count)| {
+            .map(|((crossing, source, destination, version, flags), count)| {
                 let labels = [
-                    ("reporter", REPORTER),
+                    ("reporter", crossing.reporter()),
                     ("source_service", source),
                     ("destination_service", destination),
                     ("destination_version", version),
-                    ("connection_security_policy", PLAINTEXT),
+                    ("connection_security_policy", crossing.security()),
                     ("response_flags", flags),
                 ];
                 (labels, Value::Count(count))
@@ -229,6 +231,5 @@ impl<'a> Share<'a> {
 }
 
 const REPORTER: &str = "source";
-const PLAINTEXT: &str = "none";
 /// No version was chosen.
 const NO_VERSION: &str = "-";
