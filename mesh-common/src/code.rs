@@ -73,6 +73,10 @@ codes! {
         SocketKind = 12 => "socket-kind",
         /// An established flow that a later policy does not allow.
         LateDenial = 13 => "late-denial",
+        /// The other end of a connection between nodes has not proven to be who it has to be.
+        Identity = 14 => "identity",
+        /// Its certificate is revoked.
+        CertificateRevoked = 15 => "certificate-revoked",
     }
 }
 
@@ -97,6 +101,8 @@ codes! {
         Ingress = 7 => "ingress",
         /// No hook: the agent, which looks at established flows after a change.
         Sweep = 8 => "sweep",
+        /// No hook: the agent, which carries calls between nodes.
+        Tunnel = 9 => "tunnel",
     }
 }
 

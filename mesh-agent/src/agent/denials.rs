@@ -18,6 +18,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Most cgroups whose path is remembered, and most denials whose last log line is.
 const REMEMBERED: usize = 1024;
 
+/// Denials of one caller, service, rule, reason and detail are logged as one.
+type Logged = [String; 5];
+
 /// The latest denials.
 pub(super) struct Denials {
     pub(super) recent: Recent,
@@ -26,7 +29,7 @@ pub(super) struct Denials {
     hierarchy: Hierarchy,
     paths: HashMap<u64, String>,
     looked: Option<Instant>,
-    logged: HashMap<(u32, u32, u32, u8), Instant>,
+    logged: HashMap<Logged, Instant>,
 }
 
 impl Denials {
@@ -45,7 +48,18 @@ impl Denials {
     /// Remembers a record and logs it, unless the same was logged just before.
     pub(super) fn take(&mut self, record: &DenialRecord, names: &Names) {
         let view = self.view(record, names);
-        let key = (record.source, record.service, record.rule, record.reason);
+        self.note(view);
+    }
+
+    /// The same for what the agent itself refused.
+    pub(super) fn note(&mut self, view: DenialView) {
+        let key = [
+            view.source_service.clone(),
+            view.destination_service.clone(),
+            view.rule.clone(),
+            view.reason.clone(),
+            view.detail.clone().unwrap_or_default(),
+        ];
         let now = Instant::now();
         let again = self
             .logged
@@ -82,6 +96,7 @@ impl Denials {
             comm: words::comm(record),
             cgroup: self.path(record.cgroup),
             hook: Hook(record.hook).name().into(),
+            detail: None,
             count: 1,
         }
     }
@@ -130,6 +145,7 @@ fn log(view: &DenialView) {
         comm = view.comm,
         cgroup = view.cgroup.as_deref().unwrap_or("-"),
         hook = view.hook,
+        detail = view.detail.as_deref().unwrap_or("-"),
         "{}",
         view.verdict
     );

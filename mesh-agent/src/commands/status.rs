@@ -293,6 +293,9 @@ fn cause(denial: &DenialView) -> String {
     if denial.reason == Reason::LateDenial.name() && *name != denial.reason {
         cause.push_str(" (late)");
     }
+    if let Some(detail) = &denial.detail {
+        cause.push_str(&format!(": {}", clean(detail)));
+    }
     cause
 }
 

@@ -43,6 +43,9 @@ pub struct DenialView {
     pub cgroup: Option<String>,
     /// The hook that decided.
     pub hook: String,
+    /// What exactly was wrong and what to do, where the reason does not say.
+    #[serde(default)]
+    pub detail: Option<String>,
     /// How often it happened since it was first remembered.
     pub count: u64,
 }
@@ -68,6 +71,7 @@ impl DenialView {
             comm,
             cgroup,
             hook,
+            detail,
         } = self;
         *verdict == other.verdict
             && *reason == other.reason
@@ -83,6 +87,7 @@ impl DenialView {
             && *comm == other.comm
             && *cgroup == other.cgroup
             && *hook == other.hook
+            && *detail == other.detail
     }
 }
 

@@ -13,6 +13,8 @@ pub enum ResponseFlags {
     TlsFailure,
     /// Nobody knows who calls.
     IdentityError,
+    /// The other end's certificate is revoked.
+    CertRevoked,
     /// The mesh's own state on this host was the obstacle, so it failed closed.
     MapFull,
 }
@@ -25,6 +27,7 @@ impl ResponseFlags {
             Self::Connect => "CONNECT",
             Self::TlsFailure => "TLS_FAILURE",
             Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
             Self::MapFull => "MAP_FULL",
         }
     }
@@ -36,7 +39,8 @@ impl ResponseFlags {
     /// `mesh_authorization_decisions_total`.
     pub const fn of_denial(reason: Reason) -> Self {
         match reason {
-            Reason::UnknownCaller => Self::IdentityError,
+            Reason::UnknownCaller | Reason::Identity => Self::IdentityError,
+            Reason::CertificateRevoked => Self::CertRevoked,
             Reason::MapFull | Reason::NoSocketStorage | Reason::MissingEntry => Self::MapFull,
             Reason::NoEndpoint => Self::Connect,
             Reason::NoTunnel => Self::TlsFailure,
@@ -66,6 +70,8 @@ mod tests {
             (Reason::PortOwner, "DENY"),
             (Reason::SocketKind, "DENY"),
             (Reason::LateDenial, "DENY"),
+            (Reason::Identity, "IDENTITY_ERROR"),
+            (Reason::CertificateRevoked, "CERT_REVOKED"),
             (Reason(200), "DENY"),
         ] {
             assert_eq!(
