@@ -28,6 +28,9 @@ pub enum InvalidIdentity {
 }
 
 impl Identity {
+    /// What follows a node's name in its [`Self::server_name`].
+    pub const NODE_SUFFIX: &str = ".node.mesh";
+
     /// Reads a SPIFFE id of `trust_domain`, byte for byte: nothing is decoded or folded, so there is one spelling of each.
     ///
     /// # Errors
@@ -68,7 +71,7 @@ impl Identity {
             Self::Service(ServiceName { namespace, name }) => {
                 format!("{name}.{namespace}.svc.mesh")
             }
-            Self::Node(name) => format!("{name}.node.mesh"),
+            Self::Node(name) => format!("{name}{}", Self::NODE_SUFFIX),
         }
     }
 }
