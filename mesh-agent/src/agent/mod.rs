@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::DenialRecord;
+use mesh_common::{DenialRecord, Reason};
 use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
@@ -36,6 +36,7 @@ use self::saved::Saved;
 use self::shares::Opened;
 pub use self::sweep::Sweeper;
 use self::sweep::Sweeps;
+use self::tunnel::{Tunnel, View};
 use crate::admin::{Rejected, Reloaded};
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
@@ -65,7 +66,9 @@ pub struct Agent {
     started: Instant,
     dataplane: Mutex<Dataplane>,
     state: Mutex<State>,
-    denials: Mutex<Denials>,
+    denials: Arc<Mutex<Denials>>,
+    /// `None` where the agent only loads the policy.
+    tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
     sweeps: Sweeps,
     ready: AtomicBool,
@@ -155,7 +158,8 @@ impl Agent {
                 reloads_ok: 0,
                 reloads_rejected: 0,
             }),
-            denials: Mutex::new(denials),
+            denials: Arc::new(Mutex::new(denials)),
+            tunnel: Mutex::new(None),
             health: Mutex::default(),
             sweeps: Sweeps::default(),
             ready: AtomicBool::new(false),
@@ -238,6 +242,9 @@ impl Agent {
         mut loaded: Loaded,
         started: Instant,
     ) -> Result<(), DataplaneError> {
+        if let Some(tunnel) = &*lock(&self.tunnel) {
+            tunnel.publish(self.view_of(&loaded.policy, &mut loaded.ids));
+        }
         let mut dataplane = lock(&self.dataplane);
         let revision = dataplane.next_revision()?;
         let touched = dataplane.apply(&loaded.entries, revision, loaded.ids.epoch)?;
@@ -294,6 +301,40 @@ impl Agent {
         Ok(())
     }
 
+    /// Starts to carry calls between nodes.
+    ///
+    /// # Errors
+    ///
+    /// There are no threads, or the maps are gone.
+    fn start_tunnel(&self) -> Result<(), StartError> {
+        let denials = Arc::clone(&self.denials);
+        let note = move |denial| lock(&denials).note(denial);
+        let started = Tunnel::start(&self.config, &lock(&self.dataplane), note)?;
+        let mut state = lock(&self.state);
+        if let Some(current) = state.current.clone() {
+            started.publish(self.view_of(&current.policy, &mut state.ids));
+        }
+        *lock(&self.tunnel) = Some(started);
+        Ok(())
+    }
+
+    /// Ends that; flows may end by themselves for a moment.
+    fn stop_tunnel(&self) {
+        let tunnel = lock(&self.tunnel).take();
+        drop(tunnel);
+    }
+
+    /// Reads certificates again.
+    fn reload_certificates(&self) {
+        if let Some(tunnel) = &*lock(&self.tunnel) {
+            tunnel.reload_certificates();
+        }
+    }
+
+    fn view_of(&self, policy: &Policy, ids: &mut Ids) -> View {
+        View::new(policy, ids, &self.config.node.name)
+    }
+
     /// Remembers that the newest files are not in force, and says so once.
     fn reject(&self, state: &mut State, problems: &[Diagnostic]) -> Rejected {
         let diagnostics = render(problems);
@@ -344,6 +385,12 @@ impl Agent {
     }
 
     fn record(&self, record: Option<DenialRecord>) {
+        let untunnelled = |record: &DenialRecord| record.reason == Reason::NoTunnel.0;
+        if record.as_ref().is_some_and(untunnelled)
+            && let Some(tunnel) = &*lock(&self.tunnel)
+        {
+            tunnel.look_for_callers();
+        }
         let current = self.current();
         let mut denials = lock(&self.denials);
         match record {

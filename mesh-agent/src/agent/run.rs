@@ -47,14 +47,17 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     })
     .map_err(io::Error::other)?;
     let watch = Watch::new(&config.paths.config_dir)?;
+    let certificates = Watch::new(&config.tunnel.certificates)?;
     let (agent, reader, sweeper) = Agent::start(config)?;
+    agent.start_tunnel()?;
     let running = server
         .start(std::sync::Arc::clone(&agent) as _)
         .map_err(io::Error::other)?;
     notify(&[NotifyState::Ready]);
     tracing::info!("ready");
-    Loop::new(&agent, signals, watch)?.run()?;
+    Loop::new(&agent, signals, watch, certificates)?.run()?;
     notify(&[NotifyState::Stopping]);
+    agent.stop_tunnel();
     drop((running, reader, sweeper));
     tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
     Ok(())
@@ -96,6 +99,9 @@ struct Loop<'a> {
     agent: &'a Agent,
     signals: SignalFd,
     watch: Watch,
+    certificates: Watch,
+    /// When they last changed.
+    certificates_changed: Option<Instant>,
     /// Only where the kernel does not tell of new cgroups.
     cgroups: Option<CgroupWatch>,
     addresses: OwnedFd,
@@ -108,7 +114,12 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(agent: &'a Agent, signals: SignalFd, watch: Watch) -> io::Result<Self> {
+    fn new(
+        agent: &'a Agent,
+        signals: SignalFd,
+        watch: Watch,
+        certificates: Watch,
+    ) -> io::Result<Self> {
         let dataplane = lock(&agent.dataplane);
         let cgroups = match dataplane.unserved() {
             [] => None,
@@ -120,6 +131,8 @@ impl<'a> Loop<'a> {
             agent,
             signals,
             watch,
+            certificates,
+            certificates_changed: None,
             cgroups,
             addresses: address_events()?,
             changed: None,
@@ -138,8 +151,10 @@ impl<'a> Loop<'a> {
                     return Ok(());
                 }
                 self.reload_now();
+                self.agent.reload_certificates();
             }
             self.take_file_events();
+            self.take_certificate_events();
             if self.host_changed() || Instant::now() >= self.tidy {
                 self.agent.tidy();
                 self.tidy = Instant::now() + TIDY;
@@ -160,6 +175,7 @@ impl<'a> Loop<'a> {
             self.signals.as_fd(),
             self.watch.as_fd(),
             self.addresses.as_fd(),
+            self.certificates.as_fd(),
             cgroups,
         ];
         let mut fds = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -176,8 +192,9 @@ impl<'a> Loop<'a> {
 
     fn deadline(&self) -> Instant {
         let regular = self.rescan.min(self.tidy).min(self.health);
-        self.settled()
-            .map_or(regular, |settled| settled.min(regular))
+        let certificates = self.certificates_changed.map(|changed| changed + SETTLE);
+        let settled = self.settled().into_iter().chain(certificates);
+        settled.fold(regular, Instant::min)
     }
 
     /// When the changes of the files are taken for complete, if there are any.
@@ -197,10 +214,27 @@ impl<'a> Loop<'a> {
             self.watch.renew();
             self.rescan = now + RESCAN;
             self.changed.get_or_insert((now - SETTLE, now - SETTLE));
+            self.certificates_changed.get_or_insert(now - SETTLE);
         }
         if self.settled().is_some_and(|settled| now >= settled) {
             self.watch.renew();
             self.reload_unless_written();
+        }
+    }
+
+    /// Reads certificates again when they have changed, once nothing has for a moment.
+    fn take_certificate_events(&mut self) {
+        let now = Instant::now();
+        if self.certificates.take_events() {
+            self.certificates_changed.get_or_insert(now);
+        }
+        if self
+            .certificates_changed
+            .is_some_and(|changed| now >= changed + SETTLE)
+        {
+            self.certificates_changed = None;
+            self.certificates.renew();
+            self.agent.reload_certificates();
         }
     }
 

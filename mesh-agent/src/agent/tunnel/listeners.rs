@@ -45,6 +45,13 @@ pub(super) enum Order {
         /// Cookie of the namespace.
         netns: u64,
     },
+    /// Takes connections of other nodes, in place of the listeners before.
+    Serve {
+        /// One, or none.
+        listeners: Vec<TcpListener>,
+    },
+    /// Takes no more connections of other nodes.
+    Deny,
 }
 
 /// Tells the thread what is wanted.
@@ -56,27 +63,37 @@ pub(super) struct Wanted {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Whether calls go to other nodes at all.
-    listen: bool,
+    want: Want,
     look: bool,
     stop: bool,
     found: Findings,
 }
 
-/// What there is to tell of listeners.
+/// What is to be listened for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Want {
+    /// Calls to other nodes.
+    pub(super) calls: bool,
+    /// Connections of other nodes, at this address.
+    pub(super) peers: Option<SocketAddr>,
+}
+
+/// What there is to tell of listeners.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Findings {
     /// Namespaces with listeners.
     pub(super) open: u64,
     /// Namespaces where none could be opened, or that were too many.
     pub(super) failed: u64,
+    /// Why connections of other nodes are not taken.
+    pub(super) deaf: Option<String>,
 }
 
 impl Wanted {
-    /// Says whether calls go to other nodes, and has it done.
-    pub(super) fn set(&self, listen: bool) {
+    /// Says what to listen for, and has it done.
+    pub(super) fn set(&self, want: Want) {
         let mut state = lock(&self.state);
-        state.listen = listen;
+        state.want = want;
         state.look = true;
         self.changed.notify_all();
     }
@@ -84,7 +101,7 @@ impl Wanted {
     /// A call found no listener: its namespace may be new.
     pub(super) fn look(&self) {
         let mut state = lock(&self.state);
-        if state.listen {
+        if state.want.calls {
             state.look = true;
             self.changed.notify_all();
         }
@@ -96,18 +113,18 @@ impl Wanted {
     }
 
     pub(super) fn findings(&self) -> Findings {
-        lock(&self.state).found
+        lock(&self.state).found.clone()
     }
 
-    /// Waits for something to do: whether to listen. `None` at the end.
-    fn next(&self) -> Option<bool> {
+    /// Waits for something to do: what to listen for. `None` at the end.
+    fn next(&self) -> Option<Want> {
         let idle = |state: &mut State| !state.look && !state.stop;
         let (mut state, _) = self
             .changed
             .wait_timeout_while(lock(&self.state), REGULARLY, idle)
             .unwrap_or_else(PoisonError::into_inner);
         state.look = false;
-        (!state.stop).then_some(state.listen)
+        (!state.stop).then_some(state.want)
     }
 }
 
@@ -124,6 +141,11 @@ pub(super) struct Listeners {
     hand: Hand,
     /// Cookie of each namespace with listeners, by inode.
     open: BTreeMap<u64, u64>,
+    /// Where connections of other nodes are taken.
+    serving: Option<SocketAddr>,
+    deaf: Option<String>,
+    /// The namespace that the agent was started in.
+    own: Option<Netns>,
     /// Namespaces where none could be opened; said once.
     failed: BTreeMap<u64, String>,
 }
@@ -143,15 +165,20 @@ impl Listeners {
             workers,
             hand,
             open: BTreeMap::new(),
+            serving: None,
+            deaf: None,
+            own: None,
             failed: BTreeMap::new(),
         }
     }
 
     /// Works until it is told to stop. Calls go on to the same ports then, where nobody answers.
     pub(super) fn run(mut self) {
+        self.own = Netns::current().ok();
         let mut first = true;
-        while let Some(listen) = self.wanted.next() {
-            let found = if listen {
+        while let Some(want) = self.wanted.next() {
+            self.serve(want.peers);
+            let found = if want.calls {
                 netns::of_processes(&self.below)
             } else {
                 BTreeMap::new()
@@ -168,8 +195,50 @@ impl Listeners {
             lock(&self.wanted.state).found = Findings {
                 open: self.open.len() as u64,
                 failed: self.failed.len() as u64,
+                deaf: self.deaf.clone(),
             };
         }
+    }
+
+    /// Takes connections of other nodes at `address`, or none.
+    fn serve(&mut self, address: Option<SocketAddr>) {
+        if self.serving == address {
+            return;
+        }
+        let Some(at) = address else {
+            self.serving = None;
+            for worker in 0..self.workers {
+                // One that has ended takes none either.
+                let _ = (self.hand)(worker, Order::Deny);
+            }
+            return;
+        };
+        match self.try_serve(at) {
+            Ok(()) => (self.serving, self.deaf) = (address, None),
+            Err(error) => {
+                let error = format!("cannot listen on {at} for other nodes: {error}");
+                if self.deaf.as_ref() != Some(&error) {
+                    tracing::error!("{error}");
+                }
+                self.deaf = Some(error);
+            }
+        }
+    }
+
+    fn try_serve(&mut self, at: SocketAddr) -> io::Result<()> {
+        if let Some(own) = &self.own {
+            own.enter()?;
+        }
+        let alone = self.listener(at, false)?;
+        // Now nobody else has it, and the workers can share it.
+        drop(alone);
+        for worker in 0..self.workers {
+            let listeners = vec![self.listener(at, true)?];
+            if !(self.hand)(worker, Order::Serve { listeners }) {
+                return Err(io::Error::other("a worker has ended"));
+            }
+        }
+        Ok(())
     }
 
     fn close_others(&mut self, found: &BTreeMap<u64, std::path::PathBuf>) {

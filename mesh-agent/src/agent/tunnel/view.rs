@@ -32,15 +32,19 @@ pub(crate) struct Target {
 }
 
 /// Why a peer's wish is refused before anything is dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unfit {
     /// The peer is no node of the policy.
+    #[error("its node is not in the policy (any more): declare it by [[node]]")]
     UnknownNode,
     /// The service is not placed on the peer's node.
+    #[error("the service has no endpoint on that node, so it cannot call from there")]
     Misplaced,
     /// The policy has no such caller.
+    #[error("the policy has no such service: do both nodes have the same files?")]
     UnknownCaller,
     /// This node has no such endpoint.
+    #[error("this node has no such endpoint: do both nodes have the same files?")]
     UnknownEndpoint,
 }
 
@@ -49,7 +53,6 @@ pub(crate) enum Unfit {
 pub(crate) struct View {
     /// Low half of the id table's epoch.
     pub(crate) epoch: u64,
-    trust_domain: Arc<str>,
     callers: HashMap<u32, Identity>,
     subjects: HashMap<Identity, u32>,
     targets: HashMap<u32, Arc<Target>>,
@@ -61,10 +64,9 @@ pub(crate) struct View {
 
 impl View {
     /// The view of a policy on the node `local`.
-    pub(crate) fn new(policy: &Policy, ids: &mut Ids, local: &Arc<str>, domain: &Arc<str>) -> Self {
+    pub(crate) fn new(policy: &Policy, ids: &mut Ids, local: &Arc<str>) -> Self {
         let mut view = Self {
             epoch: ids.epoch,
-            trust_domain: Arc::clone(domain),
             nodes: policy
                 .nodes
                 .iter()
@@ -230,11 +232,6 @@ impl View {
             Err(Unfit::UnknownEndpoint)
         }
     }
-
-    /// The trust domain of the identities.
-    pub(crate) fn trust_domain(&self) -> &str {
-        &self.trust_domain
-    }
 }
 
 #[cfg(test)]
@@ -280,7 +277,7 @@ endpoints = [{ address = "127.0.0.1:9000", node = "edge-1" }]
         let parsed = parse(&SourceSet::from_texts([("a.toml", POLICY)]), &local);
         let policy = parsed.policy.expect("a policy");
         let mut ids = Ids::new(1);
-        let view = View::new(&policy, &mut ids, &"edge-1".into(), &"mesh.local".into());
+        let view = View::new(&policy, &mut ids, &"edge-1".into());
         (view, ids)
     }
 

@@ -56,6 +56,8 @@ pub(in crate::identity) fn client_config_with(
         .with_client_cert_resolver(Arc::new(OneCertificate(own)));
     config.alpn_protocols = alpn();
     config.resumption = Resumption::disabled();
+    // The tunnel seals and opens records itself, in place.
+    config.enable_secret_extraction = true;
     config.enable_early_data = false;
     Some(Arc::new(config))
 }
@@ -71,6 +73,7 @@ pub fn server_config(bundle: &Bundle) -> Arc<ServerConfig> {
         .with_client_cert_verifier(Arc::new(judge))
         .with_cert_resolver(Arc::new(CertificateByName::new(bundle)));
     config.alpn_protocols = alpn();
+    config.enable_secret_extraction = true;
     // A CPU that has no AES suffers more than one that has it gains.
     config.ignore_client_order = !has_aes();
     config.session_storage = Arc::new(NoServerSessionStorage {});
