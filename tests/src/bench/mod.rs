@@ -15,10 +15,11 @@ mod report;
 mod rounds;
 mod storm;
 mod stream;
+mod tunnel;
 mod worker;
 
 use anyhow::{Result, bail};
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use nix::unistd::geteuid;
 
 use self::report::Report;
@@ -34,7 +35,16 @@ pub struct Cli {
     #[command(flatten)]
     options: Options,
     #[command(subcommand)]
-    role: Option<worker::Role>,
+    task: Option<Task>,
+}
+
+/// What needs options of its own.
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// mTLS from one host to another, beside other proxies that do it.
+    Tunnel(tunnel::Options),
+    #[command(flatten)]
+    Role(worker::Role),
 }
 
 #[derive(Debug, clap::Args)]
@@ -90,8 +100,9 @@ struct Effort<'a> {
 ///
 /// Something cannot be set up, or Ctrl-C.
 pub fn run(cli: &Cli) -> Result<bool> {
-    match &cli.role {
-        Some(role) => worker::run(role).map(|()| true),
+    match &cli.task {
+        Some(Task::Role(role)) => worker::run(role).map(|()| true),
+        Some(Task::Tunnel(options)) => tunnel::measure(options).map(|()| true),
         None => measure(&cli.options),
     }
 }
