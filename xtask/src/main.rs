@@ -1,6 +1,7 @@
 //! Everything one does with this repository, as `cargo xtask <task>`.
 #![forbid(unsafe_code)]
 
+mod envoy;
 mod fuzz;
 mod host;
 mod lint;
@@ -10,7 +11,7 @@ mod step;
 mod test;
 mod vm;
 
-use std::{env, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 
@@ -42,6 +43,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         "setup" => setup::run(rest)?,
         "build" => build_release()?,
         "demo" => run_binary("mesh-demo", rest)?,
+        "bench" if rest.first().is_some_and(|first| first == "tunnel") => bench_tunnel(rest)?,
         "bench" => run_binary("mesh-bench", rest)?,
         "soak" => run_binary("mesh-soak", rest)?,
         "test" => return test::run(rest),
@@ -68,6 +70,28 @@ fn build_release() -> Result<()> {
 
 /// Runs a program of the tests package beside a release build of the agent.
 fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
+    run_binary_with(name, arguments, None)
+}
+
+/// What `bench tunnel` needs beyond what `bench` does is only installed for it.
+fn bench_tunnel(arguments: &[String]) -> Result<()> {
+    setup::ensure(&Need::TUNNEL)?;
+    let envoy = match envoy::get() {
+        Ok(path) => Some(("MESH_ENVOY", path)),
+        Err(error) => {
+            println!("Envoy cannot be had, so it is left out: {error:#}");
+            None
+        }
+    };
+    run_binary_with("mesh-bench", arguments, envoy)
+}
+
+/// As [`run_binary`], with one more variable in its environment.
+fn run_binary_with(
+    name: &str,
+    arguments: &[String],
+    variable: Option<(&str, PathBuf)>,
+) -> Result<()> {
     if !host::is_root()? {
         bail!("{name} loads programs into the kernel: run it as root");
     }
@@ -88,6 +112,7 @@ fn run_binary(name: &str, arguments: &[String]) -> Result<()> {
     let mut program = std::process::Command::new(host::binary("release", name)?);
     program.args(arguments);
     program.env("MESH_AGENT", host::binary("release", "mesh-agent")?);
+    program.envs(variable);
     Step::start(name).finish(program)
 }
 
@@ -98,6 +123,8 @@ usage: cargo xtask <task>
   build             build the agent for release
   demo [args..]     build for release and run the demo on this host (root)
   bench [args..]    build for release and measure on this host (root)
+  bench tunnel [args..]
+                    the same for mTLS between hosts, beside nginx, HAProxy, stunnel and Envoy (root)
   soak [args..]     call right and wrong a million times while everything around changes (root)
   test [filter..]   unit tests, then the tests on the running kernel (root)
   vm [--quick] [--variant NAME].. [filter..]

@@ -19,6 +19,8 @@ pub(crate) enum Need {
     BpfClippy,
     CargoDeny,
     CargoFuzz,
+    Proxies,
+    LoadTools,
 }
 
 impl Need {
@@ -48,6 +50,8 @@ impl Need {
         Self::BpfClippy,
         Self::CargoDeny,
     ];
+    /// What `bench tunnel` measures the mesh beside, and with.
+    pub(crate) const TUNNEL: [Self; 2] = [Self::Proxies, Self::LoadTools];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
     pub(crate) const ALL: [Self; 12] = [
         Self::BpfCompiler,
@@ -78,6 +82,8 @@ impl Need {
             Self::BpfClippy => "clippy for the BPF compiler",
             Self::CargoDeny => "cargo-deny",
             Self::CargoFuzz => "cargo-fuzz",
+            Self::Proxies => "nginx with its stream module, haproxy and stunnel",
+            Self::LoadTools => "wrk and iperf3",
         }
     }
 
@@ -95,6 +101,10 @@ impl Need {
             Self::BpfClippy => "lints the kernel programs",
             Self::CargoDeny => "checks licences and sources of the dependencies",
             Self::CargoFuzz => "builds and runs the fuzz targets, with a C++ compiler",
+            Self::Proxies => {
+                "are measured beside the mesh, only by `bench tunnel`, and not kept running"
+            }
+            Self::LoadTools => "put load on what `bench tunnel` measures",
         }
     }
 
@@ -116,6 +126,13 @@ impl Need {
             Self::BpfClippy => BpfCompiler::find().is_some_and(|compiler| compiler.has_clippy()),
             Self::CargoDeny => host::finds("cargo-deny"),
             Self::CargoFuzz => host::finds("cargo-fuzz") && host::finds("c++"),
+            Self::Proxies => {
+                ["nginx", "haproxy", "stunnel4"]
+                    .into_iter()
+                    .all(host::finds)
+                    && Path::new(STREAM_MODULE).exists()
+            }
+            Self::LoadTools => host::finds("wrk") && host::finds("iperf3"),
         }
     }
 
@@ -132,7 +149,19 @@ impl Need {
             Self::Kmod => &["kmod"],
             Self::BpfClippy => &["rust-web-clippy"],
             Self::CargoFuzz => &["g++"],
+            Self::Proxies => &["nginx", "libnginx-mod-stream", "haproxy", "stunnel4"],
+            Self::LoadTools => &["wrk", "iperf3"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
+        }
+    }
+
+    /// The services that its packages would start.
+    pub(crate) fn services(self) -> &'static [&'static str] {
+        match self {
+            Self::Prometheus => &["prometheus"],
+            Self::Proxies => &["nginx", "haproxy", "stunnel.target"],
+            Self::LoadTools => &["iperf3"],
+            _ => &[],
         }
     }
 
@@ -158,6 +187,10 @@ impl Need {
             (Self::Prometheus, false) => Some("# put prometheus and promtool on PATH"),
             (Self::Qemu, false) => Some("# put qemu-system-x86_64 on PATH"),
             (Self::Cpio, false) => Some("# put cpio on PATH"),
+            (Self::Proxies, false) => Some(
+                "# put nginx (with Debian's path of its stream module), haproxy and stunnel4 on PATH",
+            ),
+            (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,
         }
@@ -202,5 +235,8 @@ fn has_core(rustc: &str) -> bool {
         names.any(|name| name.to_string_lossy().starts_with("libcore-"))
     })
 }
+
+/// Where Debian has what makes nginx a TCP proxy.
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 pub(crate) const BPF_TARGET: &str = "bpfel-unknown-none";

@@ -116,21 +116,24 @@ fn confirmed() -> Result<bool> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Keeps the Prometheus service, of which the tests want only the programs, from running.
+/// Keeps services, of which the tasks want only the programs, from running.
 struct Services {
     wrote_policy: bool,
-    disable: bool,
+    disable: Vec<&'static str>,
 }
 
 impl Services {
     fn keep_stopped(missing: &[Need]) -> Result<Self> {
-        let concerned = missing.contains(&Need::Prometheus);
-        let wrote_policy = concerned && !Path::new(POLICY).exists();
+        let services = missing.iter().flat_map(|need| need.services());
+        let mut disable: Vec<_> = services.copied().collect();
+        let wrote_policy = !disable.is_empty() && !Path::new(POLICY).exists();
         if wrote_policy {
             fs::write(POLICY, "#!/bin/sh\nexit 101\n").context(POLICY)?;
             fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755)).context(POLICY)?;
         }
-        let disable = concerned && host::finds("systemctl");
+        // What is there already is somebody's, who may want it to run.
+        let is_new = |service: &str| !host::succeeds("systemctl", &["cat", service]);
+        disable.retain(|service| host::finds("systemctl") && is_new(service));
         Ok(Self {
             wrote_policy,
             disable,
@@ -145,8 +148,8 @@ impl Drop for Services {
         {
             eprintln!("warning: remove {POLICY} by hand: {error}");
         }
-        if self.disable {
-            host::succeeds("systemctl", &["disable", "prometheus"]);
+        for service in &self.disable {
+            host::succeeds("systemctl", &["disable", service]);
         }
     }
 }

@@ -177,7 +177,8 @@ impl Contest<'_> {
                 let mut pair = peer.start(self.site, Ports::of(number))?;
                 await_ready(self.site, &mut pair)?;
                 let negotiated = proof::negotiated(self.site, pair.tls(Target::Http))?;
-                println!("{}: {negotiated}", pair.name());
+                let name = pair.name();
+                println!("{name}: answers who has a certificate ({negotiated}) and nobody else");
                 Ok(pair)
             };
             let pair = started().with_context(|| format!("no pair of {}", peer.name()))?;

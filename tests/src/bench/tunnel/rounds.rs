@@ -1,11 +1,14 @@
 //! Contestants that take turns under a load, until each has been measured often enough while
 //! nobody else used the machine.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 
 use super::Contest;
 use super::contestant::Contestant;
 use super::load::{Load, Sample};
+use super::sample;
 use super::table::{Row, render};
 use crate::bench::rounds::Spread;
 
@@ -13,6 +16,10 @@ use crate::bench::rounds::Spread;
 const FOREIGN: f64 = 0.2;
 /// Rounds that are tried for each that is to count.
 const PATIENCE: usize = 3;
+/// How long a load waits in all for others to leave the machine alone.
+const WAIT: Duration = Duration::from_secs(60);
+/// How long they must have done so.
+const LULL: Duration = Duration::from_millis(300);
 
 /// Puts `load` on each in turn and prints the table.
 pub(super) fn compare(
@@ -22,13 +29,14 @@ pub(super) fn compare(
 ) -> Result<()> {
     println!("\n{}", load.title());
     let mut samples = vec![Samples::default(); contestants.len()];
+    let mut patience = WAIT;
     for round in 0..contest.rounds * PATIENCE {
         for turn in 0..contestants.len() {
             let which = (round + turn) % contestants.len();
             if samples[which].quiet.len() == contest.rounds {
                 continue;
             }
-            contest.go_on()?;
+            await_lull(contest, &mut patience)?;
             let contestant = contestants[which].as_ref();
             let sample = load.run(contest.site, contestant, contest.seconds);
             samples[which].push(sample.with_context(|| contestant.name().to_owned())?);
@@ -52,6 +60,17 @@ pub(super) fn compare(
         );
     }
     Ok(())
+}
+
+/// Waits until others leave the machine alone, as long as there is patience left.
+fn await_lull(contest: &Contest<'_>, patience: &mut Duration) -> Result<()> {
+    loop {
+        let ((), foreign) = sample::foreign_during(contest.site, || contest.wait(LULL))?;
+        if foreign <= FOREIGN || patience.is_zero() {
+            return Ok(());
+        }
+        *patience = patience.saturating_sub(LULL);
+    }
 }
 
 /// What a contestant gave.

@@ -32,24 +32,30 @@ pub(super) fn during<T>(
         others.push(client);
     }
     let proxies = contestant.proxies();
-    let now = || -> Result<[Duration; 4]> {
-        Ok([
-            sum(&proxies)?,
-            sum(&others)?,
-            usage(site.everything())?,
-            busy()?,
-        ])
+    let now = || Ok::<_, anyhow::Error>((sum(&proxies)?, sum(&others)?));
+    let before = now()?;
+    let (result, foreign) = foreign_during(site, body)?;
+    let after = now()?;
+    let used = |now: Duration, before| now.saturating_sub(before).as_secs_f64();
+    let proxies = used(after.0, before.0);
+    let total = proxies + used(after.1, before.1);
+    let cpu = Cpu {
+        proxies,
+        total,
+        foreign,
     };
+    Ok((result, cpu))
+}
+
+/// Runs `body`; how many CPUs others used meanwhile.
+pub(super) fn foreign_during<T>(site: &Site, body: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+    let now = || Ok::<_, anyhow::Error>((busy()?, usage(site.everything())?));
     let (start, before) = (Instant::now(), now()?);
     let result = body()?;
     let (after, took) = (now()?, start.elapsed());
-    let used = |which: usize| after[which].saturating_sub(before[which]).as_secs_f64();
-    let cpu = Cpu {
-        proxies: used(0),
-        total: used(0) + used(1),
-        foreign: (used(3) - used(2)).max(0.0) / took.as_secs_f64(),
-    };
-    Ok((result, cpu))
+    let foreign = after.0.saturating_sub(before.0);
+    let foreign = foreign.saturating_sub(after.1.saturating_sub(before.1));
+    Ok((result, foreign.as_secs_f64() / took.as_secs_f64()))
 }
 
 fn sum(cgroups: &[PathBuf]) -> Result<Duration> {
