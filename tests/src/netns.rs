@@ -1,9 +1,15 @@
-//! Network namespaces of the calling thread.
+//! Network namespaces.
 
+use std::fs::File;
 use std::io;
-use std::process::Command;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::panic::resume_unwind;
+use std::process::{self, Command};
+use std::thread;
 
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::host::{has_ipv6, sh};
 
@@ -46,4 +52,79 @@ pub fn join(pid: u32) {
         inside("ip address add fd88::2/64 dev eth0 nodad");
     }
     inside("ip link set eth0 up");
+}
+
+/// A network namespace, which lasts as long as this or a process in it does.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+}
+
+impl Namespace {
+    /// A new one with loopback up. The calling thread stays where it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`enter_new`].
+    pub fn new() -> Result<Self> {
+        let file = in_thread(|| {
+            enter_new()?;
+            Ok(File::open("/proc/thread-self/ns/net")?)
+        })?;
+        Ok(Self { file })
+    }
+
+    /// Runs `body` in it. Processes it starts and sockets it makes stay in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `body`, or it cannot be entered.
+    pub fn run<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        in_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            body()
+        })
+    }
+
+    /// How `ip` is told of it.
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
+    }
+}
+
+/// Runs `body` in a thread of its own, which may change its namespace.
+fn in_thread<T: Send>(body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    thread::scope(|scope| scope.spawn(body).join()).unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// Joins two namespaces by a pair of interfaces, `wire` in each, with these addresses in a /24.
+///
+/// # Errors
+///
+/// `ip` fails, with what it says.
+pub fn wire(hosts: [&Namespace; 2], addresses: [Ipv4Addr; 2]) -> Result<()> {
+    let other = hosts[1].path();
+    let pair = format!("link add wire type veth peer name wire netns {other}");
+    hosts[0].run(|| ip(&pair))?;
+    for (host, address) in hosts.into_iter().zip(addresses) {
+        host.run(|| {
+            ip(&format!("address add {address}/24 dev wire"))?;
+            ip("link set wire up")
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs `ip` with these arguments in the calling thread's namespace.
+///
+/// # Errors
+///
+/// It fails, with what it says.
+pub fn ip(arguments: &str) -> Result<()> {
+    let output = Command::new("ip").args(arguments.split(' ')).output()?;
+    if !output.status.success() {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        bail!("ip {arguments}: {}", errors.trim_end());
+    }
+    Ok(())
 }

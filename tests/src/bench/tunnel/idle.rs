@@ -22,7 +22,6 @@ const AFTER: Duration = Duration::from_secs(60);
 
 /// Starts every pair again, so that all are fresh, and measures it.
 pub(super) fn measure(contest: &Contest<'_>) -> Result<()> {
-    println!("\nmemory: one proxy with all of its processes, MiB resident");
     let mut pairs = contest.start_pairs()?;
     let mut proxies = Vec::new();
     for pair in &mut pairs {
@@ -39,6 +38,7 @@ pub(super) fn measure(contest: &Contest<'_>) -> Result<()> {
     for (pair, proxies) in pairs.iter().zip(&mut proxies) {
         push_all(pair.as_ref(), proxies)?;
     }
+    println!("\nmemory: one proxy with all of its processes, MiB resident");
     let rows = pairs.iter().zip(&proxies).flat_map(|(pair, proxies)| {
         let sides = Side::BOTH.into_iter().zip(proxies);
         sides.map(|(side, sizes)| row(&format!("{} {}", pair.name(), side.name()), sizes))

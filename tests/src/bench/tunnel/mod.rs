@@ -170,6 +170,7 @@ impl Contest<'_> {
 
     /// Starts a pair of each peer and sees that it is what it should be.
     fn start_pairs(&self) -> Result<Vec<Box<dyn Contestant>>> {
+        println!("\nanswers whoever has a certificate, by TLS 1.3, and nobody else");
         let mut pairs: Vec<Box<dyn Contestant>> = Vec::new();
         for (number, peer) in self.peers.iter().enumerate() {
             self.go_on()?;
@@ -177,8 +178,7 @@ impl Contest<'_> {
                 let mut pair = peer.start(self.site, Ports::of(number))?;
                 await_ready(self.site, &mut pair)?;
                 let negotiated = proof::negotiated(self.site, pair.tls(Target::Http))?;
-                let name = pair.name();
-                println!("{name}: answers who has a certificate ({negotiated}) and nobody else");
+                println!("  {}: {negotiated}", pair.name());
                 Ok(pair)
             };
             let pair = started().with_context(|| format!("no pair of {}", peer.name()))?;

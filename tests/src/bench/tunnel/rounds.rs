@@ -43,7 +43,7 @@ pub(super) fn compare(
         }
     }
     let mut rows = Vec::new();
-    for (contestant, samples) in contestants.iter().zip(&mut samples) {
+    for (contestant, samples) in contestants.iter().zip(&samples) {
         let is_pair = !contestant.proxies().is_empty();
         rows.push(Row {
             name: contestant.name().to_owned(),
@@ -52,14 +52,27 @@ pub(super) fn compare(
         });
     }
     println!("{}", render(&load.columns(), &rows));
-    let noisy: usize = samples.iter().map(|samples| samples.noisy.len()).sum();
-    let used: usize = samples.iter().map(|samples| samples.filled).sum();
-    if noisy > 0 {
-        println!(
-            "  ({noisy} samples were noisy: others used the CPUs; {used} of them count here, for want of quiet ones)"
-        );
-    }
+    println!("{}", noise(&samples, contest.rounds));
     Ok(())
+}
+
+/// How much others used the machine, and what became of it.
+fn noise(samples: &[Samples], rounds: usize) -> String {
+    let dropped: usize = samples.iter().map(|samples| samples.dropped(rounds)).sum();
+    let counted = || samples.iter().flat_map(|samples| samples.counted(rounds));
+    let noisy = counted().filter(|sample| sample.foreign > FOREIGN).count();
+    let foreign = Spread::of(counted().map(|sample| sample.foreign).collect());
+    let mut text = format!(
+        "  (others used {:.2} CPUs in the median sample",
+        foreign.median
+    );
+    if dropped > 0 {
+        text += &format!("; {dropped} noisy samples do not count");
+    }
+    if noisy > 0 {
+        text += &format!("; {noisy} noisy ones had to do, for want of quiet ones");
+    }
+    text + ")"
 }
 
 /// Waits until others leave the machine alone, as long as there is patience left.
@@ -77,27 +90,33 @@ fn await_lull(contest: &Contest<'_>, patience: &mut Duration) -> Result<()> {
 #[derive(Clone, Debug, Default)]
 struct Samples {
     quiet: Vec<Sample>,
+    /// The least noisy first.
     noisy: Vec<Sample>,
-    /// How many noisy ones had to do.
-    filled: usize,
 }
 
 impl Samples {
     fn push(&mut self, sample: Sample) {
-        if sample.foreign > FOREIGN {
-            self.noisy.push(sample);
-        } else {
+        if sample.foreign <= FOREIGN {
             self.quiet.push(sample);
+            return;
         }
+        let less = |other: &Sample| other.foreign <= sample.foreign;
+        self.noisy.insert(self.noisy.partition_point(less), sample);
     }
 
-    /// The median of each column, of so many samples: the least noisy fill up the quiet ones.
-    fn medians(&mut self, count: usize, columns: usize) -> Vec<f64> {
-        self.noisy.sort_by(|a, b| a.foreign.total_cmp(&b.foreign));
-        self.filled = count.saturating_sub(self.quiet.len()).min(self.noisy.len());
-        let counted: Vec<&Sample> = self.quiet.iter().chain(&self.noisy).take(count).collect();
+    /// So many samples: the least noisy fill up the quiet ones.
+    fn counted(&self, count: usize) -> impl Iterator<Item = &Sample> {
+        self.quiet.iter().chain(&self.noisy).take(count)
+    }
+
+    fn dropped(&self, count: usize) -> usize {
+        (self.quiet.len() + self.noisy.len()).saturating_sub(count)
+    }
+
+    /// The median of each column of the samples that count.
+    fn medians(&self, count: usize, columns: usize) -> Vec<f64> {
         let median = |column: usize| {
-            let values = counted.iter().map(|sample| sample.values[column]);
+            let values = self.counted(count).map(|sample| sample.values[column]);
             Spread::of(values.collect()).median
         };
         (0..columns).map(median).collect()
@@ -111,11 +130,11 @@ mod tests {
     #[test]
     fn the_least_noisy_samples_fill_up() {
         let mut samples = Samples::default();
-        for (value, foreign) in [(1.0, 0.0), (50.0, 0.9), (3.0, 0.3)] {
+        for (value, foreign) in [(50.0, 0.9), (1.0, 0.0), (3.0, 0.3)] {
             let values = vec![value];
             samples.push(Sample { values, foreign });
         }
         assert_eq!(samples.medians(2, 1), [2.0]);
-        assert_eq!((samples.quiet.len(), samples.filled), (1, 1));
+        assert_eq!(samples.dropped(2), 1);
     }
 }

@@ -3,19 +3,17 @@
 
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{self, Child, Command, Stdio};
-use std::thread;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
-use crate::bench::host;
+use crate::bench;
 use crate::cgroup::{self, Cgroup};
-use crate::{leftovers, netns};
+use crate::leftovers;
+use crate::netns::{self, Namespace};
 
 /// The near end of the wire.
 const NEAR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
@@ -195,82 +193,29 @@ fn within(cgroup: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// A network namespace, which lasts as long as this or a process in it does.
-#[derive(Debug)]
-pub(super) struct Namespace {
-    file: File,
-}
-
-impl Namespace {
-    fn new() -> Result<Self> {
-        let made = thread::spawn(|| -> Result<File> {
-            netns::enter_new()?;
-            host::forget_closed_connections()?;
-            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
-            Ok(File::open("/proc/thread-self/ns/net")?)
-        });
-        match made.join() {
-            Ok(file) => Ok(Self { file: file? }),
-            Err(_) => bail!("the thread panicked"),
-        }
-    }
-
-    /// Runs `body` in it. Processes it starts and sockets it makes stay in it.
-    pub(super) fn run<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                body()
-            });
-            match inside.join() {
-                Ok(result) => result,
-                Err(_) => bail!("the thread panicked"),
-            }
-        })
-    }
-
-    /// How `ip` is told of it.
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())
-    }
-}
-
-/// Joins them by a veth pair. Both use cubic, whatever the machine's default is, which on a veth
-/// without a queueing discipline may cost half of the throughput. The routes say so: what a
+/// Joins two hosts by a veth pair. Both use cubic, whatever the machine's default is, which on a
+/// veth without a queueing discipline may cost half of the throughput. The routes say so: what a
 /// namespace may choose as its default is the whole machine's setting.
 fn join(near: &Namespace, far: &Namespace) -> Result<()> {
-    let veth = format!(
-        "ip link add wire type veth peer name wire netns {}",
-        far.path()
-    );
-    near.run(|| sh(&veth))?;
+    netns::wire([near, far], [NEAR, FAR])?;
     for (host, address) in [(near, NEAR), (far, FAR)] {
         host.run(|| {
-            sh(&format!("ip address add {address}/24 dev wire"))?;
-            sh("ip link set wire up")?;
-            sh(&format!(
-                "ip route replace 10.88.0.0/24 dev wire src {address} congctl cubic"
+            bench::host::forget_closed_connections()?;
+            fs::write("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535")?;
+            netns::ip(&format!(
+                "route replace 10.88.0.0/24 dev wire src {address} congctl cubic"
             ))?;
             for local in [
                 "127.0.0.0/8 dev lo src 127.0.0.1".into(),
                 "127.0.0.1 dev lo src 127.0.0.1".into(),
                 format!("{address} dev wire src {address}"),
             ] {
-                sh(&format!(
-                    "ip route replace local {local} table local proto kernel scope host congctl cubic"
+                netns::ip(&format!(
+                    "route replace local {local} table local proto kernel scope host congctl cubic"
                 ))?;
             }
             Ok(())
         })?;
-    }
-    Ok(())
-}
-
-fn sh(command: &str) -> Result<()> {
-    let output = Command::new("sh").args(["-c", command]).output()?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!("{command}: {}", errors.trim_end());
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Tables: a row for each contestant, and how far each value is from the best pair's.
 
+/// What a value and its ratio take.
+const WIDTH: usize = 14;
+
 /// A column.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
@@ -28,13 +31,19 @@ pub(super) struct Row {
 
 /// The table as text.
 pub(super) fn render(columns: &[Column], rows: &[Row]) -> String {
-    let width = 18;
-    let mut text = format!("  {:<10}", "");
+    let width = columns.iter().map(|column| column.name.len() + 2).max();
+    let width = width.unwrap_or_default().max(WIDTH);
+    let names = rows
+        .iter()
+        .map(|row| row.name.len())
+        .max()
+        .unwrap_or_default();
+    let mut text = format!("  {:<names$}", "");
     for column in columns {
         text += &format!("{:>width$}", column.name);
     }
     for row in rows {
-        text += &format!("\n  {:<10}", row.name);
+        text += &format!("\n  {:<names$}", row.name);
         for (which, column) in columns.iter().enumerate() {
             let value = row.values[which];
             let ratio = best(column.rank, rows, which).filter(|_| row.is_pair);
