@@ -59,7 +59,27 @@ impl AgentProcess {
     ///
     /// It ends or does not become ready; with its log.
     pub fn start(sandbox: &Sandbox) -> io::Result<Self> {
-        let mut agent = Self::spawn(sandbox)?;
+        Self::spawn(sandbox)?.wait_until_ready(sandbox)
+    }
+
+    /// The same in a cgroup of the sandbox's own, as an agent has to be that carries calls between
+    /// nodes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_below(sandbox: &Sandbox) -> io::Result<Self> {
+        let cgroup = sandbox.cgroup.child("system.slice/mesh-agent.service")?;
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
+            .arg(cgroup)
+            .arg(binary());
+        Self::run(sandbox, command)?.wait_until_ready(sandbox)
+    }
+
+    fn wait_until_ready(self, sandbox: &Sandbox) -> io::Result<Self> {
+        let mut agent = self;
         let deadline = Instant::now() + scaled(START);
         while Instant::now() < deadline {
             if let Some(status) = agent.child.try_wait()? {
@@ -79,11 +99,15 @@ impl AgentProcess {
     ///
     /// It cannot be started.
     pub fn spawn(sandbox: &Sandbox) -> io::Result<Self> {
+        Self::run(sandbox, Command::new(binary()))
+    }
+
+    fn run(sandbox: &Sandbox, mut command: Command) -> io::Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(sandbox.path("agent.log"))?;
-        let child = Command::new(binary())
+        let child = command
             .arg("run")
             .arg("--config")
             .arg(sandbox.agent_toml())

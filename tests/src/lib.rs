@@ -5,11 +5,13 @@
 //! down when it is dropped, also after a panic.
 
 pub mod agent;
+pub mod authority;
 pub mod bench;
 pub mod cgroup;
 pub mod demo;
 pub mod guest;
 pub mod host;
+pub mod hosts;
 pub mod interrupt;
 pub mod kernel;
 mod leftovers;

