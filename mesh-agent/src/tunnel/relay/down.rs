@@ -28,8 +28,12 @@ impl Flow {
         if !self.poll_deliver(context)? {
             return Ok(false);
         }
-        if self.received.is_some() {
-            return self.finish_app();
+        if self.received == Some(Terminal::End) && !self.is_finished {
+            self.finish_app();
+            return Ok(true);
+        }
+        if !self.expects_more() {
+            return Ok(false);
         }
         match self.step_down()? {
             true => Ok(true),
@@ -53,16 +57,22 @@ impl Flow {
         Ok(true)
     }
 
-    /// Passes the peer's FIN on, once.
-    fn finish_app(&mut self) -> Result<bool, Broken> {
-        let is_new = !self.is_finished;
-        if let Some(app) = &self.app
-            && is_new
-        {
+    /// Passes the peer's FIN on.
+    fn finish_app(&mut self) {
+        if let Some(app) = &self.app {
             socket::finish(app);
         }
         self.is_finished = true;
-        Ok(is_new)
+    }
+
+    /// Whether a frame of this flow may come. Until the peer knows how this side has ended, its
+    /// own END may be followed by RESET; after that, by the next flow.
+    fn expects_more(&self) -> bool {
+        match self.received {
+            None => true,
+            Some(Terminal::End) => self.sent.is_none(),
+            Some(Terminal::Reset) => false,
+        }
     }
 
     /// Reads, opens in place, and writes; whether anything was read.
@@ -83,9 +93,12 @@ impl Flow {
     /// Takes events until there is none or the flow's last one.
     fn take(&mut self, bytes: &mut [u8], incoming: &mut Incoming) -> Result<(), Broken> {
         let mut batch = Batch::new();
-        while self.received.is_none() {
+        while self.expects_more() {
             match self.link.next(bytes, incoming)? {
                 None => break,
+                Some(Event::Data(_)) if self.received.is_some() => {
+                    return Err(WireError::Unexpected("DATA").into());
+                }
                 Some(Event::Data(range)) => {
                     if batch.is_full() {
                         self.deliver(bytes, &mut batch)?;
@@ -104,7 +117,7 @@ impl Flow {
 
     fn take_frame(&mut self, frame: &Frame) -> Result<(), Broken> {
         match frame {
-            Frame::End => self.received = Some(Terminal::End),
+            Frame::End if self.received.is_none() => self.received = Some(Terminal::End),
             Frame::Reset => {
                 self.received = Some(Terminal::Reset);
                 self.peer_has_reset()?;

@@ -147,11 +147,11 @@ fn writing_to_an_application_that_is_gone_resets_the_writer() {
         assert_eq!(read_end(&mut flow.workload).await, b"");
         drop(flow.caller);
         let writer = spawn_local(async move {
-            let bytes = pattern(64 * 1024);
             loop {
-                if let Err(error) = flow.workload.write_all(&bytes).await {
+                if let Err(error) = flow.workload.write_all(b"anyone there?").await {
                     return error.kind();
                 }
+                sleep(Duration::from_millis(1)).await;
             }
         });
         let kind = writer.await.unwrap();
@@ -159,10 +159,11 @@ fn writing_to_an_application_that_is_gone_resets_the_writer() {
             kind,
             ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
         ));
-        let (outbound, _) = flow.outbound.await.unwrap();
-        let (inbound, _) = flow.inbound.await.unwrap();
+        let (outbound, client) = flow.outbound.await.unwrap();
+        let (inbound, server) = flow.inbound.await.unwrap();
         assert_eq!(outbound.end, End::ResetByApp);
         assert_eq!(inbound.end, End::ResetByPeer);
+        assert_reusable(client, server).await;
     });
 }
 

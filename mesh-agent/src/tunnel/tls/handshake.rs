@@ -108,10 +108,15 @@ trait Side {
         &'c mut self,
         incoming: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    /// Whether records wait to be encoded.
+    fn has_output(&self) -> bool;
 }
 
 impl Side for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(
         &'c mut self,
         incoming: &'i mut [u8],
@@ -122,6 +127,9 @@ impl Side for UnbufferedClientConnection {
 
 impl Side for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    fn has_output(&self) -> bool {
+        self.wants_write()
+    }
     fn process<'c, 'i>(
         &'c mut self,
         incoming: &'i mut [u8],
@@ -254,12 +262,12 @@ impl Buffers {
 
     /// Sends the alert that goes with an error, if the socket takes it at once.
     fn explain<S: Side>(&mut self, stream: &TcpStream, side: &mut S) {
-        // What is left to encode comes before anything is read.
-        while let Ok(ConnectionState::EncodeTlsData(data)) = side.process(&mut []).state {
-            if encode(data, &mut self.outgoing).is_err() {
-                break;
-            }
-        }
+        // What is left to encode comes before anything else; nothing else may come (rustls
+        // would find the same error, and queue the same alert).
+        while side.has_output()
+            && let Ok(ConnectionState::EncodeTlsData(data)) = side.process(&mut []).state
+            && encode(data, &mut self.outgoing).is_ok()
+        {}
         // The peer learns it from the end of the connection otherwise.
         let _ = stream.try_write(&self.outgoing);
     }
