@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::net::TcpStream;
 
 use super::broken::Broken;
+use super::chains::{self, Chain};
 use super::control::Control;
 use super::outgoing::Outgoing;
 use super::tls::{FRAGMENT, HEADER, Handshaken, Record, Tls};
@@ -15,6 +16,8 @@ use super::{scratch, socket};
 
 /// A connection between flows, or with one.
 pub(super) struct Link {
+    /// What the peer has proven itself with.
+    pub(super) peer: Chain,
     pub(super) stream: TcpStream,
     pub(super) outgoing: Outgoing,
     pub(super) control: Control,
@@ -46,9 +49,14 @@ type Read = fn(&TcpStream, &mut [u8]) -> io::Result<usize>;
 impl Link {
     pub(super) fn new(stream: TcpStream, handshaken: Handshaken) -> Self {
         let Handshaken {
-            tls, plain, cipher, ..
+            tls,
+            plain,
+            cipher,
+            certificates,
+            ..
         } = handshaken;
         Self {
+            peer: chains::share(certificates),
             stream,
             outgoing: Outgoing::default(),
             control: Control::default(),

@@ -14,6 +14,7 @@
 
 mod admission;
 mod broken;
+mod chains;
 mod control;
 mod dial;
 mod link;
@@ -30,6 +31,7 @@ pub mod wire;
 
 pub use self::admission::{Admission, AdmissionCounters, AdmissionLimits, Admitted, Handshaking};
 pub use self::broken::Broken;
+pub use self::chains::Chain;
 pub use self::control::Control;
 pub use self::dial::{DialError, Peer};
 pub use self::pool::{OpenError, Pool, PoolCounters, PoolLimits};

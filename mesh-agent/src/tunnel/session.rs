@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::ServerConfig;
-use rustls::pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::admission::Handshaking;
 use super::broken::Broken;
+use super::chains::Chain;
 use super::control::Control;
 use super::link::Link;
 use super::relay::Relay;
@@ -55,8 +55,6 @@ pub struct Session<R> {
 pub struct Accepted {
     /// The session.
     pub session: Session<Server>,
-    /// The client's certificate, and what it sent with it.
-    pub certificates: Vec<CertificateDer<'static>>,
     /// The name that the client asked for (SNI).
     pub server_name: Option<Box<str>>,
     /// Whether an earlier session was resumed.
@@ -80,6 +78,11 @@ impl<R: Role> Session<R> {
             link,
             role: PhantomData,
         }
+    }
+
+    /// What the peer has proven itself with.
+    pub fn certificates(&self) -> &Chain {
+        &self.link.peer
     }
 
     /// A handle on it.
@@ -165,7 +168,6 @@ impl Session<Server> {
             () = admitted.evicted() => return Err(HandshakeError::Crowded),
         };
         Ok(Accepted {
-            certificates: std::mem::take(&mut handshaken.certificates),
             server_name: handshaken.server_name.take(),
             resumed: handshaken.resumed,
             session: Self::new(Box::new(Link::new(stream, handshaken))),

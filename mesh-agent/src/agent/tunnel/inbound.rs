@@ -43,7 +43,6 @@ pub(super) async fn serve(
     count(&counters.server_handshakes);
     let Accepted {
         session,
-        certificates,
         server_name,
         ..
     } = accepted;
@@ -51,7 +50,8 @@ pub(super) async fn serve(
     let Some(Identity::Service(called)) = called else {
         return;
     };
-    match worker.prove(certificates, Role::Client, from) {
+    let chain = session.certificates().clone();
+    match worker.prove(chain, Role::Client, from) {
         Ok(proven) => flows(&worker, session, Rc::new(proven), &called, from).await,
         Err(unproven) => {
             count(&counters.server_failures);
@@ -68,12 +68,8 @@ async fn flows(
     called: &ServiceName,
     from: SocketAddr,
 ) {
-    // Registered before it is judged: a change in between is not missed.
+    // Registered before any flow is judged: a change in between is not missed.
     let _registered = worker.register(session.control(), Rc::clone(&proven));
-    if let Err(why) = worker.still_holds(&proven) {
-        worker.record(misfit(&proven, called, None, from, why));
-        return;
-    }
     while let Ok(Some(open)) = session.next_open(IDLE).await {
         let outcome = match begin(worker, &proven, called, &open).await {
             Ok(app) => carry(worker, session, app).await,
@@ -203,7 +199,7 @@ impl Stop {
     ) -> Refused {
         Refused {
             reason: self.reason,
-            ..misfit(proven, called, Some(open.endpoint), from, self.detail)
+            ..misfit(proven, called, open.endpoint, from, self.detail)
         }
     }
 }
@@ -211,7 +207,7 @@ impl Stop {
 fn misfit(
     proven: &Proven,
     called: &ServiceName,
-    dialled: Option<SocketAddr>,
+    dialled: SocketAddr,
     from: SocketAddr,
     detail: String,
 ) -> Refused {
@@ -219,7 +215,7 @@ fn misfit(
         reason: Reason::Identity,
         source: proven.identity.to_string(),
         destination: called.to_string(),
-        dialled,
+        dialled: Some(dialled),
         peer: Some(from),
         detail,
     }

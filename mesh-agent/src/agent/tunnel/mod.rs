@@ -67,6 +67,7 @@ impl Tunnel {
             phase: watch::Sender::new(Phase::Running),
             counters: Counters::default(),
             admission: Arc::default(),
+            pool: Arc::default(),
             port: config.tunnel.listen.port(),
             note: Box::new(note),
         });

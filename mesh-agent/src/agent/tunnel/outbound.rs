@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_common::Reason;
@@ -11,10 +12,10 @@ use tokio::net::TcpStream;
 use super::inbound::reason;
 use super::shared::{Lasting, Refused, count};
 use super::view::Target;
-use super::worker::{Room, Worker};
-use crate::identity::{Identity, Refusal, server_name};
+use super::worker::{Key, Proven, Room, Worker};
+use crate::identity::{Identity, Refusal, Role, server_name};
 use crate::tunnel::wire::{Code, Open};
-use crate::tunnel::{Broken, Client, DialError, End, HandshakeError, NotOpened, Peer, Session};
+use crate::tunnel::{Broken, Client, DialError, End, HandshakeError, OpenError, Peer, Session};
 
 /// Carries a connection that the kernel has sent here.
 pub(super) async fn carry(
@@ -38,49 +39,70 @@ pub(super) async fn carry(
         version: (*target.version).into(),
         unknown: None,
     };
-    match opened(&worker, &caller, &target, open).await {
-        Ok(session) => relay(&worker, session, app).await,
+    let key = (
+        caller,
+        Identity::Service(target.service.clone()),
+        Arc::clone(&target.node),
+    );
+    let trust = worker.trust();
+    match opened(&worker, &key, &target, &open).await {
+        Ok(session) => relay(&worker, key, session, app, trust).await,
         Err(failure) => {
-            worker.record(failure.refused(&caller, &target));
+            worker.record(failure.refused(&key.0, &target));
             reset(app);
         }
     }
 }
 
-async fn relay(worker: &Worker, session: Session<Client>, app: TcpStream) {
+async fn relay(
+    worker: &Rc<Worker>,
+    key: Key,
+    session: Session<Client>,
+    app: TcpStream,
+    trust: u64,
+) {
     let counters = &worker.shared.counters;
     let _flow = Lasting::new(&counters.outbound);
-    let (outcome, _next) = session.relay(app).await;
+    let proven = Rc::new(Proven {
+        identity: key.1.clone(),
+        node: Arc::clone(&key.2),
+        chain: session.certificates().clone(),
+        role: Role::Server,
+    });
+    let _registered = worker.register(session.control(), Rc::clone(&proven));
+    // A change while the flow was opened has not seen the session.
+    if worker.trust() != trust
+        && let Err(why) = worker.still_holds(&proven)
+    {
+        tracing::debug!(
+            why,
+            "the other node lost our trust while the flow was opened"
+        );
+        return reset(app);
+    }
+    let (outcome, session) = session.relay(app).await;
     if matches!(outcome.end, End::Broken(ref broken) if *broken != Broken::Cut) {
         count(&counters.broken);
+    }
+    if let Some(session) = session {
+        worker.pool.put(key, session);
     }
 }
 
 /// A session on which the other node has accepted the flow.
 async fn opened(
     worker: &Rc<Worker>,
-    caller: &Identity,
+    key: &Key,
     target: &Target,
-    open: Open,
+    open: &Open,
 ) -> Result<Session<Client>, Failure> {
-    let called = Identity::Service(target.service.clone());
-    let config = worker
-        .client(caller, target)
-        .ok_or(Failure::NoCertificate)?;
+    let config = worker.client(key).ok_or(Failure::NoCertificate)?;
     let peer = Peer {
         address: SocketAddr::new(target.address, worker.shared.port),
-        name: server_name(&called).ok_or(Failure::NoCertificate)?,
+        name: server_name(&key.1).ok_or(Failure::NoCertificate)?,
         config,
     };
-    let counters = &worker.shared.counters;
-    let mut session = peer.dial().await.inspect_err(|error| {
-        if matches!(error, DialError::Handshake(..)) {
-            count(&counters.client_failures);
-        }
-    })?;
-    count(&counters.client_handshakes);
-    session.open(open).await?;
-    Ok(session)
+    Ok(worker.pool.open(key, &peer, open).await?)
 }
 
 /// Why a call does not reach the other node's workload.
@@ -91,25 +113,25 @@ enum Failure {
     )]
     NoCertificate,
     #[error(transparent)]
-    Dial(#[from] DialError),
-    #[error(transparent)]
-    Open(#[from] NotOpened),
+    Open(#[from] OpenError),
 }
 
 impl Failure {
     fn reason(&self) -> Reason {
         match self {
             Self::NoCertificate => Reason::Identity,
-            Self::Dial(DialError::Handshake(_, HandshakeError::Tls(error))) => {
-                reason(Refusal::from_tls(error).as_ref())
-            }
-            Self::Dial(_) => Reason::NoTunnel,
-            Self::Open(NotOpened::Refused(code)) => match code {
+            Self::Open(OpenError::Dial(error) | OpenError::BackOff(error)) => match &**error {
+                DialError::Handshake(_, HandshakeError::Tls(error)) => {
+                    reason(Refusal::from_tls(error).as_ref())
+                }
+                _ => Reason::NoTunnel,
+            },
+            Self::Open(OpenError::Refused(code)) => match code {
                 Code::Denied => Reason::Policy,
                 Code::Identity => Reason::Identity,
                 _ => Reason::NoEndpoint,
             },
-            Self::Open(NotOpened::Broken(_)) => Reason::NoTunnel,
+            Self::Open(OpenError::Broken(_)) => Reason::NoTunnel,
         }
     }
 

@@ -14,7 +14,7 @@ use super::view::View;
 use crate::identity::Store;
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::time::unix_seconds;
-use crate::tunnel::AdmissionCounters;
+use crate::tunnel::{AdmissionCounters, PoolCounters};
 
 /// Most records that one worker makes in a second; what is more is counted only.
 const RECORDS_A_SECOND: u32 = 50;
@@ -37,6 +37,7 @@ pub(super) struct Shared {
     pub(super) phase: watch::Sender<Phase>,
     pub(super) counters: Counters,
     pub(super) admission: Arc<AdmissionCounters>,
+    pub(super) pool: Arc<PoolCounters>,
     /// The port of other nodes' agents.
     pub(super) port: u16,
     /// Takes records.
@@ -46,10 +47,6 @@ pub(super) struct Shared {
 /// What is counted, over all workers.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    /// Handshakes that were made, as a client.
-    pub(super) client_handshakes: AtomicU64,
-    /// Handshakes that failed, as a client.
-    pub(super) client_failures: AtomicU64,
     /// Handshakes that were made, as a server.
     pub(super) server_handshakes: AtomicU64,
     /// Handshakes that failed, as a server.

@@ -195,6 +195,19 @@ impl View {
     ///
     /// The policy does not know it, or not on that node.
     pub(crate) fn caller(&self, identity: &Identity, node: &Arc<str>) -> Result<u32, Unfit> {
+        self.is_placed(identity, node)?;
+        self.subjects
+            .get(identity)
+            .copied()
+            .ok_or(Unfit::UnknownCaller)
+    }
+
+    /// Whether an identity may be spoken for by `node`.
+    ///
+    /// # Errors
+    ///
+    /// It is placed elsewhere, or the policy has no such node.
+    pub(crate) fn is_placed(&self, identity: &Identity, node: &Arc<str>) -> Result<(), Unfit> {
         if !self.nodes.contains_key(node) {
             return Err(Unfit::UnknownNode);
         }
@@ -205,13 +218,11 @@ impl View {
                 .get(name)
                 .is_none_or(|nodes| nodes.contains(node)),
         };
-        if !placed {
-            return Err(Unfit::Misplaced);
+        if placed {
+            Ok(())
+        } else {
+            Err(Unfit::Misplaced)
         }
-        self.subjects
-            .get(identity)
-            .copied()
-            .ok_or(Unfit::UnknownCaller)
     }
 
     /// Whether this node has the endpoint.

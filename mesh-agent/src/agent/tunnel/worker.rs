@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::UnixTime;
 use tokio::net::TcpListener as AsyncListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
@@ -17,13 +17,11 @@ use tokio::time::sleep;
 
 use super::listeners::Order;
 use super::shared::{Phase, Recorder, Refused, Shared, count};
-use super::view::{Target, View};
+use super::view::View;
 use super::{inbound, outbound};
 use crate::dataplane::TunnelMaps;
-use crate::identity::{
-    Bundle, Fingerprint, Identity, Refusal, Role, client_config, server_config, verify,
-};
-use crate::tunnel::{Admission, AdmissionLimits, Control};
+use crate::identity::{Bundle, Identity, Refusal, Role, client_config, server_config, verify};
+use crate::tunnel::{Admission, AdmissionLimits, Chain, Control, Pool, PoolLimits};
 
 /// Most flows of a worker at a time, of each direction.
 const MOST_FLOWS: usize = 16 * 1024;
@@ -31,6 +29,9 @@ const MOST_FLOWS: usize = 16 * 1024;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Most configurations that are kept; they are made anew when needed.
 const MOST_CONFIGS: usize = 1024;
+
+/// What a warm connection may be used for: calls of whom, to whom, on which node.
+pub(super) type Key = (Identity, Identity, Arc<str>);
 
 /// What another node has proven.
 #[derive(Debug)]
@@ -40,8 +41,7 @@ pub(super) struct Proven {
     /// Which node it is.
     pub(super) node: Arc<str>,
     /// Its certificates, to be judged again when trust changes.
-    pub(super) chain: Vec<CertificateDer<'static>>,
-    pub(super) fingerprint: Fingerprint,
+    pub(super) chain: Chain,
     /// As what it has proven itself.
     pub(super) role: Role,
 }
@@ -52,7 +52,7 @@ struct Trusted {
     server: Arc<ServerConfig>,
     /// Own services by the name they are asked for.
     names: HashMap<String, Identity>,
-    clients: HashMap<(Identity, Identity, Arc<str>), Arc<ClientConfig>>,
+    clients: HashMap<Key, Arc<ClientConfig>>,
 }
 
 /// See the module.
@@ -60,12 +60,15 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) maps: RefCell<TunnelMaps>,
     pub(super) admission: Admission,
+    pub(super) pool: Pool<Key>,
     view: RefCell<Arc<View>>,
     trusted: RefCell<Trusted>,
     recorder: RefCell<Recorder>,
     /// Sessions that are there, with what their peers have proven.
     live: RefCell<HashMap<u64, (Control, Rc<Proven>)>>,
     next: Cell<u64>,
+    /// How often trust has changed.
+    trust: Cell<u64>,
     flows: Cell<usize>,
 }
 
@@ -115,6 +118,7 @@ impl Worker {
         let view = Arc::clone(&shared.view.borrow());
         let counters = Arc::clone(&shared.admission);
         Self {
+            pool: Pool::new(PoolLimits::default(), Arc::clone(&shared.pool)),
             admission: Admission::new(AdmissionLimits::default(), counters),
             maps: RefCell::new(maps),
             view: RefCell::new(view),
@@ -122,6 +126,7 @@ impl Worker {
             recorder: RefCell::new(Recorder::new()),
             live: RefCell::default(),
             next: Cell::new(0),
+            trust: Cell::new(0),
             flows: Cell::new(0),
             shared,
         }
@@ -130,6 +135,8 @@ impl Worker {
     async fn work(self: &Rc<Self>, mut orders: mpsc::Receiver<Order>) {
         let mut views = self.shared.view.subscribe();
         let mut bundles = self.shared.store.subscribe();
+        let pool = self.pool.clone();
+        spawn_local(async move { pool.run().await });
         let mut phases = self.shared.phase.subscribe();
         let mut taken: HashMap<u64, Vec<AbortHandle>> = HashMap::new();
         loop {
@@ -251,20 +258,17 @@ impl Worker {
         self.trusted.borrow().names.get(name).cloned()
     }
 
-    /// The configuration for calls of `caller` to `target`; `None` without a certificate for the
-    /// caller.
-    pub(super) fn client(&self, caller: &Identity, target: &Target) -> Option<Arc<ClientConfig>> {
+    /// The configuration for connections of a key; `None` without a certificate for the caller.
+    pub(super) fn client(&self, key: &Key) -> Option<Arc<ClientConfig>> {
         let mut trusted = self.trusted.borrow_mut();
-        let called = Identity::Service(target.service.clone());
-        let key = (caller.clone(), called, Arc::clone(&target.node));
-        if let Some(config) = trusted.clients.get(&key) {
+        if let Some(config) = trusted.clients.get(key) {
             return Some(Arc::clone(config));
         }
         let config = client_config(&trusted.bundle, &key.0, &key.1, &key.2)?;
         if trusted.clients.len() >= MOST_CONFIGS {
             trusted.clients.clear();
         }
-        trusted.clients.insert(key, Arc::clone(&config));
+        trusted.clients.insert(key.clone(), Arc::clone(&config));
         Some(config)
     }
 
@@ -275,7 +279,7 @@ impl Worker {
     /// They prove nothing.
     pub(super) fn prove(
         &self,
-        chain: Vec<CertificateDer<'static>>,
+        chain: Chain,
         role: Role,
         from: SocketAddr,
     ) -> Result<Proven, Unproven> {
@@ -286,7 +290,6 @@ impl Worker {
             node: node.ok_or(Unproven::Node(peer.node, from))?,
             identity: peer.identity,
             chain,
-            fingerprint: peer.fingerprint,
             role,
         })
     }
@@ -309,21 +312,28 @@ impl Worker {
         let now = UnixTime::now();
         let peer = verify(&proven.chain, proven.role, trusted.bundle.trust(), now);
         peer.map_err(|refusal| refusal.to_string())?;
-        let caller = self.view().caller(&proven.identity, &proven.node);
-        if proven.role == Role::Client {
-            caller.map_err(|unfit| unfit.to_string())?;
-        }
-        Ok(())
+        let view = self.view();
+        let fits = match proven.role {
+            Role::Client => view.caller(&proven.identity, &proven.node).map(drop),
+            Role::Server => view.is_placed(&proven.identity, &proven.node),
+        };
+        fits.map_err(|unfit| unfit.to_string())
+    }
+
+    /// Changes whenever trust does.
+    pub(super) fn trust(&self) -> u64 {
+        self.trust.get()
     }
 
     /// Cuts the sessions of peers that are no longer trusted.
     fn judge_again(&self) {
+        self.trust.set(self.trust.get() + 1);
         let live: Vec<_> = self.live.borrow().values().cloned().collect();
-        let mut known: HashMap<(Fingerprint, Identity, Arc<str>), Result<(), String>> =
-            HashMap::new();
+        let mut known: HashMap<(*const _, Identity, Arc<str>), Result<(), String>> = HashMap::new();
         for (control, proven) in live {
+            // Chains are shared: one for each peer.
             let key = (
-                proven.fingerprint.clone(),
+                proven.chain.as_ptr(),
                 proven.identity.clone(),
                 Arc::clone(&proven.node),
             );
@@ -342,6 +352,21 @@ impl Worker {
                 });
                 control.cut();
             }
+        }
+        let purged = self.pool.purge(|(_, called, node), session| {
+            let proven = Proven {
+                identity: called.clone(),
+                node: Arc::clone(node),
+                chain: session.certificates().clone(),
+                role: Role::Server,
+            };
+            self.still_holds(&proven).is_err()
+        });
+        if purged > 0 {
+            tracing::info!(
+                purged,
+                "warm connections closed: their peers are not trusted any more"
+            );
         }
     }
 
