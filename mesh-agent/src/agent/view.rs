@@ -9,6 +9,7 @@ use mesh_common::{IPPROTO_UDP, Reason, flow_bit};
 
 use super::leaving::Counts;
 use super::sweep::Findings;
+use super::tunnel::Tunnel;
 use super::{Agent, Current, lock, shares};
 use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
@@ -24,6 +25,7 @@ use crate::telemetry::status::{
     RepairView, SCHEMA_VERSION, Status, resident_bytes,
 };
 use crate::telemetry::time::unix_seconds;
+use crate::telemetry::tunnel::TunnelView;
 
 impl Source for Agent {
     fn snapshot(&self) -> Snapshot {
@@ -61,6 +63,7 @@ impl Source for Agent {
             policy,
             agent: self.counters(),
             live: live(&findings, &stats),
+            tunnel: self.told_of_tunnel(),
             ..Snapshot::default()
         };
         if let Some(current) = self.current() {
@@ -96,6 +99,7 @@ impl Source for Agent {
             maps: snapshot.maps.iter().map(MapView::from).collect(),
             losses: LossView::from(&snapshot),
             live: LiveView::from(&snapshot.live),
+            tunnel: snapshot.tunnel.clone(),
             denials: lock(&self.denials).recent.list(),
             health: self.health_view(),
         }
@@ -203,6 +207,11 @@ impl Agent {
             denial_logs_suppressed: denials.suppressed,
             denial_records_malformed: denials.malformed,
         }
+    }
+
+    fn told_of_tunnel(&self) -> TunnelView {
+        let tunnel = lock(&self.tunnel);
+        tunnel.as_ref().map(Tunnel::told).unwrap_or_default()
     }
 
     fn health_view(&self) -> HealthView {

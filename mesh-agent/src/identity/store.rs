@@ -51,6 +51,12 @@ pub struct Reload {
 }
 
 impl Store {
+    /// What was wrong with the files when they were read last.
+    pub fn problems(&self) -> Vec<Problem> {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.problems.clone()
+    }
+
     /// Reads the directory for the first time; the problems are with it.
     pub fn open(directory: &Path, trust_domain: &Arc<str>, now: UnixTime) -> (Self, Vec<Problem>) {
         let loaded = Bundle::load(directory, trust_domain, now);

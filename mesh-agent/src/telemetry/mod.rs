@@ -15,5 +15,6 @@ pub mod snapshot;
 pub mod status;
 mod text;
 pub mod time;
+pub mod tunnel;
 
 pub use flags::ResponseFlags;

@@ -11,6 +11,7 @@ mod host;
 mod live;
 mod sheet;
 mod traffic;
+mod tunnel;
 
 /// Writes every family that has a sample.
 pub(crate) fn encode(content: &Content, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -18,6 +19,7 @@ pub(crate) fn encode(content: &Content, encoder: DescriptorEncoder<'_>) -> fmt::
     host::process(&mut sheet, content)?;
     traffic::encode(&mut sheet, content)?;
     live::encode(&mut sheet, &content.snapshot.live)?;
+    tunnel::encode(&mut sheet, &content.snapshot.tunnel)?;
     if let Some(policy) = &content.snapshot.policy {
         host::policy(&mut sheet, policy)?;
     }

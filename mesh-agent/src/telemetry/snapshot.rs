@@ -9,6 +9,7 @@ use std::time::Duration;
 use mesh_common::{Counter, FlowStats, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
+use super::tunnel::TunnelView;
 use crate::policy::model::DefaultAction;
 
 /// Everything that is measured, at one moment.
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub agent: AgentCounters,
     /// Established flows under the policy in force.
     pub live: LiveFlows,
+    /// Connections between nodes.
+    pub tunnel: TunnelView,
 }
 
 impl Snapshot {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::denials::DenialView;
 use super::snapshot::{CanaryState, LiveFlows, MapUsage, ProgramState, Snapshot};
+use super::tunnel::TunnelView;
 
 pub use super::process::resident_bytes;
 
@@ -48,6 +49,9 @@ pub struct Status {
     pub live: LiveView,
     /// The latest denials, newest first.
     pub denials: Vec<DenialView>,
+    /// Connections between nodes.
+    #[serde(default)]
+    pub tunnel: TunnelView,
     /// Whether everything stays in force.
     #[serde(default)]
     pub health: HealthView,
@@ -254,6 +258,7 @@ impl Status {
             problems.push(self.rejection(rejected));
         }
         problems.extend(self.live.problems());
+        problems.extend(self.tunnel.problems());
         problems.extend(self.maps.iter().filter_map(MapView::problem));
         problems.extend(self.memory.problem());
         problems

@@ -7,6 +7,7 @@ mod inbound;
 mod listeners;
 mod outbound;
 mod shared;
+mod told;
 mod view;
 mod worker;
 
@@ -27,6 +28,7 @@ use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::identity::Store;
 use crate::telemetry::denials::DenialView;
+use crate::telemetry::tunnel::TunnelView;
 
 /// Most workers: more cores than this are not for the mesh.
 const MOST_WORKERS: usize = 4;
@@ -148,6 +150,11 @@ impl Tunnel {
             calls: view.has_targets(),
             peers: (has_identity && view.serves()).then_some(self.listen),
         });
+    }
+
+    /// How it is.
+    pub(crate) fn told(&self) -> TunnelView {
+        told::view(&self.shared)
     }
 
     /// A call found no listener.
