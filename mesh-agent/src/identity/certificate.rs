@@ -83,6 +83,8 @@ pub struct Facts {
     pub not_before: UnixTime,
     /// The last moment at which it is valid.
     pub not_after: UnixTime,
+    /// Whether it says that its key may be used by clients and by servers.
+    pub usages: [bool; 2],
     /// Whether it may issue others.
     pub is_ca: bool,
     /// The subject, for people.
@@ -115,6 +117,7 @@ impl Facts {
             fingerprint: sha256(der),
             not_before: unix(validity.not_before),
             not_after: unix(validity.not_after),
+            usages: usages(&certificate)?,
             is_ca: is_ca(&certificate)?,
             subject: shown(&certificate.subject().to_string()),
             issuer: shown(&certificate.issuer().to_string()),
@@ -148,6 +151,14 @@ fn names(certificate: &X509Certificate<'_>) -> Result<(Vec<String>, Vec<String>)
 fn is_ca(certificate: &X509Certificate<'_>) -> Result<bool, Unreadable> {
     let constraints = certificate.basic_constraints().or(Err(Unreadable))?;
     Ok(constraints.is_some_and(|constraints| constraints.value.ca))
+}
+
+fn usages(certificate: &X509Certificate<'_>) -> Result<[bool; 2], Unreadable> {
+    let extension = certificate.extended_key_usage().or(Err(Unreadable))?;
+    let usages = extension.map(|extension| extension.value);
+    Ok(usages.map_or([false; 2], |usages| {
+        [usages.client_auth, usages.server_auth]
+    }))
 }
 
 /// What is accepted: ECDSA on P-256 and P-384, Ed25519, RSA of 2048 bits and more.

@@ -150,3 +150,196 @@ impl Changes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::SerialNumber;
+    use tempfile::TempDir;
+
+    use super::super::testing::{
+        Authority, after, chmod, domain, later, leaf, now, service, write,
+    };
+    use super::super::{Role, verify};
+    use super::*;
+
+    fn store(root: &Authority, names: &[&str]) -> (TempDir, Store) {
+        let directory = tempfile::tempdir().expect("a directory");
+        write(directory.path(), "ca.crt", root.0.pem());
+        for name in names {
+            root.issue_to(name).write(directory.path(), name);
+        }
+        let (store, problems) = Store::open(directory.path(), &domain(), now());
+        assert_eq!(problems, []);
+        (directory, store)
+    }
+
+    fn serial(store: &Store, name: &str) -> Option<String> {
+        let bundle = store.bundle();
+        bundle.own(&service(name)).map(|own| own.serial.to_string())
+    }
+
+    fn codes(reload: &Reload) -> Vec<&'static str> {
+        reload.problems.iter().map(|problem| problem.code).collect()
+    }
+
+    #[test]
+    fn what_changed_is_told() {
+        let root = Authority::root("root");
+        let (directory, store) = store(&root, &["cart", "stock"]);
+        let mut told = store.subscribe();
+        let unchanged = store.reload(now());
+        assert!(unchanged.changes.is_empty() && !told.has_changed().expect("open"));
+
+        root.issue_to("cart").write(directory.path(), "cart");
+        let changes = store.reload(now()).changes;
+        let identities =
+            |names: &[&str]| names.iter().map(|name| service(name)).collect::<Vec<_>>();
+        assert_eq!(changes.identities, identities(&["cart"]));
+        assert!(!changes.roots && !changes.crls);
+        assert!(told.has_changed().expect("open"));
+        told.mark_unchanged();
+
+        std::fs::remove_file(directory.path().join("stock.crt")).expect("removed");
+        let reload = store.reload(now());
+        assert_eq!(reload.changes.identities, identities(&["stock"]));
+        assert_eq!(
+            (codes(&reload), serial(&store, "stock")),
+            (vec!["unused-key"], None)
+        );
+
+        write(
+            directory.path(),
+            "roots/new.crt",
+            Authority::root("new").0.pem(),
+        );
+        let changes = store.reload(now()).changes;
+        assert!(changes.roots && !changes.crls && changes.identities.is_empty());
+        write(directory.path(), "a.crl", root.revoke(&[], 30));
+        let changes = store.reload(now()).changes;
+        assert!(changes.crls && !changes.roots && changes.identities.is_empty());
+
+        std::fs::remove_dir_all(directory.path()).expect("removed");
+        let reload = store.reload(now());
+        assert_eq!(reload.changes.identities, identities(&["cart"]));
+        assert!(reload.changes.roots && reload.problems.is_empty());
+    }
+
+    #[test]
+    fn what_is_broken_now_stays_as_it_was() {
+        let root = Authority::root("root");
+        let (directory, store) = store(&root, &["cart", "stock"]);
+        let file = |name: &str| directory.path().join(name);
+        let (cart, stock) = (serial(&store, "cart"), serial(&store, "stock"));
+        // A new certificate whose key is not there yet, a root half written.
+        write(directory.path(), "cart.crt", &root.issue_to("cart").pem);
+        write(directory.path(), "ca.crt", &root.0.pem()[..100]);
+        let reload = store.reload(now());
+        assert_eq!(codes(&reload), ["broken-pem", "key-mismatch", "unused-key"]);
+        assert!(reload.changes.is_empty());
+        assert_eq!(
+            (serial(&store, "cart"), serial(&store, "stock")),
+            (cart.clone(), stock.clone())
+        );
+        // Again, from what was kept.
+        write(directory.path(), "cart.crt", "");
+        assert!(store.reload(now()).changes.is_empty());
+        assert_eq!(serial(&store, "cart"), cart);
+        // The directory as a whole.
+        chmod(directory.path(), 0o777);
+        let reload = store.reload(now());
+        assert_eq!(
+            (codes(&reload), serial(&store, "stock")),
+            (vec!["unsafe-directory"], stock)
+        );
+        assert!(reload.changes.is_empty());
+        chmod(directory.path(), 0o755);
+        // What is gone is gone, whatever else is broken.
+        std::fs::remove_file(file("stock.crt")).expect("removed");
+        assert_eq!(store.reload(now()).changes.identities, [service("stock")]);
+        assert_eq!(serial(&store, "cart"), cart);
+        // All in order again.
+        write(directory.path(), "ca.crt", root.0.pem());
+        std::fs::remove_file(file("stock.key")).expect("removed");
+        root.issue_to("cart").write(directory.path(), "cart");
+        let reload = store.reload(now());
+        assert_eq!(
+            (codes(&reload), reload.changes.identities),
+            (vec![], vec![service("cart")])
+        );
+        assert_ne!(serial(&store, "cart"), cart);
+    }
+
+    #[test]
+    fn what_was_kept_is_not_kept_beyond_its_end() {
+        let root = Authority::root("root");
+        let (directory, store) = store(&root, &["cart"]);
+        write(directory.path(), "cart.crt", "");
+        assert!(store.reload(now()).changes.is_empty());
+        assert!(store.reload(later(29)).changes.is_empty());
+        assert_eq!(
+            store.reload(later(31)).changes.identities,
+            [service("cart")]
+        );
+        assert_eq!(serial(&store, "cart"), None);
+    }
+
+    #[test]
+    fn the_next_certificate_comes_into_use_when_it_is_valid() {
+        let root = Authority::root("root");
+        let (directory, store) = store(&root, &["cart"]);
+        let old = serial(&store, "cart");
+        let mut next = leaf(&service("cart"));
+        (next.not_before, next.not_after) = (after(5), after(60));
+        root.issue(&next).write(directory.path(), "cart");
+        let reload = store.reload(now());
+        assert_eq!(
+            (codes(&reload), reload.changes.is_empty()),
+            (vec!["not-yet-valid"], true)
+        );
+        assert_eq!(serial(&store, "cart"), old);
+        // The files are the same, but the time has come.
+        let reload = store.reload(later(6));
+        assert_eq!(
+            (codes(&reload), reload.changes.identities),
+            (vec![], vec![service("cart")])
+        );
+        assert_ne!(serial(&store, "cart"), old);
+    }
+
+    #[test]
+    fn a_revocation_is_not_lost_with_its_file() {
+        let root = Authority::root("root");
+        let (directory, store) = store(&root, &["cart"]);
+        let mut stolen = leaf(&service("stock"));
+        stolen.serial_number = Some(SerialNumber::from(7));
+        let chain = root.issue(&stolen).chain;
+        let judge = || {
+            let refusal = verify(&chain, Role::Client, store.bundle().trust(), now()).err();
+            refusal.map(|refusal| refusal.code())
+        };
+        assert_eq!(judge(), None);
+        write(directory.path(), "a.crl", root.revoke(&[&[7]], 30));
+        assert!(store.reload(now()).changes.crls);
+        assert_eq!(judge(), Some("revoked"));
+        write(directory.path(), "a.crl", "half");
+        assert!(!store.reload(now()).changes.crls);
+        assert_eq!(judge(), Some("revoked"));
+        // An own certificate that is revoked is not used either.
+        let own = store
+            .bundle()
+            .own(&service("cart"))
+            .expect("one")
+            .serial
+            .clone();
+        write(
+            directory.path(),
+            "a.crl",
+            root.revoke(&[&[7], own.as_bytes()], 30),
+        );
+        let reload = store.reload(now());
+        assert_eq!(
+            (codes(&reload), reload.changes.identities),
+            (vec!["revoked"], vec![service("cart")])
+        );
+    }
+}

@@ -66,6 +66,14 @@ pub fn verify(
         .map_err(|serial| Refusal::Revoked {
             serial: Some(serial),
         })?;
+    // webpki lets a leaf pass that says nothing about its usage.
+    let [client, server] = facts.usages;
+    if !(match role {
+        Role::Client => client,
+        Role::Server => server,
+    }) {
+        return Err(Refusal::WrongUsage { role });
+    }
     let identity = identity(&facts, &trust.domain)?;
     Ok(Peer {
         node: node(&facts, &identity)?,

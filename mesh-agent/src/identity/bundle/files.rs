@@ -34,9 +34,15 @@ pub(super) struct Files {
 impl Files {
     /// Reads a directory. One that does not exist is one without files.
     pub(super) fn read(path: &Path) -> Self {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+        Self::read_with(path, credentials.map(PathBuf::from))
+    }
+
+    /// As [`Self::read`]; systemd's credentials are in `credentials`.
+    pub(super) fn read_with(path: &Path, credentials: Option<PathBuf>) -> Self {
         let mut reader = Reader {
             directory: path,
-            credentials: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            credentials,
             entries: 0,
             read: Self::default(),
         };

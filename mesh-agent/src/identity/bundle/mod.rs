@@ -121,11 +121,15 @@ impl Bundle {
         old: Option<&Self>,
     ) -> Loaded {
         let mut parts = Parts::new(files, domain);
+        let unreadable = parts.problems.clone();
+        if let Some(old) = old {
+            parts.keep(&old.parts, &unreadable);
+        }
         let (mut bundle, mut problems) = Self::select(&parts, domain, now);
-        let broken = problems.iter().any(|problem| !problem.used);
-        if let (Some(old), true) = (old, broken) {
-            parts.keep(&old.parts, &problems);
+        let refused = problems.iter().any(|problem| !problem.used);
+        if let (Some(old), true) = (old, refused) {
             // What is wrong with what was kept is known already.
+            parts.keep(&old.parts, &problems);
             bundle = Self::select(&parts, domain, now).0;
         }
         problems.sort();

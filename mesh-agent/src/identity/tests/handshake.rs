@@ -42,7 +42,7 @@ fn connect(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
     name: ServerName<'static>,
-) -> Result<Ends, Failed> {
+) -> Result<Ends, Box<Failed>> {
     let mut client = ClientConnection::new(client, name).expect("a client");
     let mut server = ServerConnection::new(server).expect("a server");
     let mut failed = Failed {
@@ -70,14 +70,14 @@ fn connect(
         }
     }
     if failed.server.is_some() || failed.client.is_some() {
-        return Err(failed);
+        return Err(Box::new(failed));
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
     Ok((client, server))
 }
 
 /// cart on edge-1 calls payments, which is on edge-1 by its certificate.
-fn dial(caller: &Bundle, called: &Bundle) -> Result<Ends, Failed> {
+fn dial(caller: &Bundle, called: &Bundle) -> Result<Ends, Box<Failed>> {
     let expected = service("payments");
     let config = client_config(caller, &service("cart"), &expected, "edge-1");
     let name = server_name(&expected).expect("a name");
