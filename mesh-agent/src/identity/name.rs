@@ -66,10 +66,17 @@ impl Identity {
     }
 
     /// The name under which a server with several certificates is asked for this one (SNI).
+    ///
+    /// Where dots in names leave open which part is the namespace, the number of dots in the
+    /// service's own name follows: no two services have the same.
     pub fn server_name(&self) -> String {
         match self {
             Self::Service(ServiceName { namespace, name }) => {
-                format!("{name}.{namespace}.svc.mesh")
+                let dots = name.matches('.').count();
+                match dots + namespace.matches('.').count() {
+                    0 => format!("{name}.{namespace}.svc.mesh"),
+                    _ => format!("{name}.{namespace}.{dots}.svc.mesh"),
+                }
             }
             Self::Node(name) => format!("{name}{}", Self::NODE_SUFFIX),
         }
@@ -94,6 +101,26 @@ fn is_segment(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn server_names_are_of_one_each() {
+        let mut seen = std::collections::BTreeSet::new();
+        let parts = [
+            "a", "b", "1", "a.b", "b.1", "b.0", "a.b.1", "a.b.0", "b.a.0",
+        ];
+        for namespace in parts {
+            for name in parts {
+                let service = Identity::Service(ServiceName {
+                    namespace: namespace.into(),
+                    name: name.into(),
+                });
+                assert!(seen.insert(service.server_name()), "{service}");
+            }
+        }
+        assert!(seen.contains("b.a.svc.mesh") && seen.contains("a.b.a.1.svc.mesh"));
+        let node = Identity::Node("edge-1".into());
+        assert_eq!(node.server_name(), "edge-1.node.mesh");
+    }
 
     #[test]
     fn one_spelling_each() {
