@@ -80,6 +80,16 @@ impl Store {
         self.bundle.subscribe()
     }
 
+    /// The directories whose changes matter: it, and those in it.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
+        let below = entries.flatten().map(|entry| entry.path());
+        let below = below.filter(|path| path.is_dir()).take(MOST_WATCHED);
+        std::iter::once(self.directory.clone())
+            .chain(below)
+            .collect()
+    }
+
     /// Reads the directory again, and puts in force what can be used.
     ///
     /// What came from a file that is broken now stays in force until it expires; what came from
@@ -151,6 +161,9 @@ impl Changes {
     }
 }
 
+/// What is beyond is noticed when everything is read again.
+const MOST_WATCHED: usize = 64;
+
 #[cfg(test)]
 mod tests {
     use rcgen::SerialNumber;
@@ -189,6 +202,7 @@ mod tests {
         let mut told = store.subscribe();
         let unchanged = store.reload(now());
         assert!(unchanged.changes.is_empty() && !told.has_changed().expect("open"));
+        assert_eq!(store.directories(), [directory.path()]);
 
         root.issue_to("cart").write(directory.path(), "cart");
         let changes = store.reload(now()).changes;

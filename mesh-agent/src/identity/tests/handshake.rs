@@ -130,6 +130,9 @@ fn nothing_is_resumed() {
     );
     assert!(!server.ticketer.enabled() && !server.session_storage.can_cache());
     assert!(!client.enable_early_data);
+    for log in [&client.key_log, &server.key_log] {
+        assert!(!log.will_log("CLIENT_TRAFFIC_SECRET_0"));
+    }
 }
 
 /// A caller whose only certificate is this one, used whether or not it is any good.
