@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::output::Output;
-use crate::commands::{doctor, explain, status, suggest};
+use crate::commands::{ca, doctor, explain, status, suggest};
 use crate::config::DEFAULT_PATH;
 
 /// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
@@ -101,6 +101,14 @@ pub enum Command {
         args: doctor::Args,
         #[command(flatten)]
         config: ConfigArg,
+    },
+    /// An authority for the certificates of the mesh, for people who have none.
+    ///
+    /// A directory of files, offline: it needs no agent and no root. Keep it on a machine that is
+    /// no node. Certificates of step-ca, cert-manager, Vault or SPIRE work just as well.
+    Ca {
+        #[command(subcommand)]
+        command: ca::Command,
     },
     /// End enforcement: remove every program and map of the mesh from the kernel.
     ///

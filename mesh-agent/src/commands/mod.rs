@@ -1,5 +1,6 @@
 //! What people call: one module for each command.
 
+pub mod ca;
 pub mod check;
 pub mod doctor;
 pub mod explain;
