@@ -1,7 +1,9 @@
 //! Calls between nodes: two agents, a wire, real certificates.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mesh_tests::authority::{Authority, Wanted};
@@ -71,6 +73,8 @@ const HERE: [&str; 4] = [
     "node edge-1",
     "shop/ledger",
 ];
+/// Those of the second.
+const THERE: [&str; 3] = ["shop/payments", "shop/ledger", "node edge-2"];
 const CHECKOUT_SERIAL: u64 = 100;
 const PAYMENTS_SERIAL: u64 = 200;
 
@@ -93,14 +97,27 @@ impl Mesh {
     }
 
     fn with(here_says: &str, there_says: &str) -> Self {
+        Self::prepared(here_says, there_says, |_, _, _| {})
+    }
+
+    /// With other certificates than the right ones.
+    fn certified(prepare: impl FnOnce(&Authority, &Host, &Host)) -> Self {
+        Self::prepared(&policy(), &policy(), prepare)
+    }
+
+    fn prepared(
+        here_says: &str,
+        there_says: &str,
+        prepare: impl FnOnce(&Authority, &Host, &Host),
+    ) -> Self {
         let [mut here, mut there] = two().expect("two hosts");
         let authority = Authority::new("root").expect("an authority");
         here.certify(&authority, &HERE, CHECKOUT_SERIAL)
             .expect("certificates");
-        let names = ["shop/payments", "shop/ledger", "node edge-2"];
         there
-            .certify(&authority, &names, PAYMENTS_SERIAL)
+            .certify(&authority, &THERE, PAYMENTS_SERIAL)
             .expect("certificates");
+        prepare(&authority, &here, &there);
         for (host, policy) in [(&mut here, here_says), (&mut there, there_says)] {
             host.write_policy(policy).expect("a policy");
             host.start();
@@ -322,7 +339,6 @@ fn a_flow_that_the_other_node_no_longer_allows_is_cut_within_a_second() {
     });
 }
 
-/// What the first host shows, and what becomes of a call.
 #[test]
 fn who_cannot_prove_who_he_is_gets_nowhere() {
     host::run_for(Duration::from_secs(180), "tunnel-identity", |_| {
@@ -332,64 +348,130 @@ fn who_cannot_prove_who_he_is_gets_nowhere() {
             ..right()
         };
         let own = "spiffe://mesh.local/ns/shop/sa/checkout";
-        for (what, wanted, here) in [
+        for (what, wanted) in [
             (
                 "expired",
                 Some(Wanted {
                     expired: true,
                     ..right()
                 }),
-                "identity",
             ),
-            ("none", None, "identity"),
+            ("none", None),
             (
                 "other domain",
                 Some(uris(&["spiffe://evil.local/ns/shop/sa/checkout"])),
-                "identity",
             ),
             (
                 "two names",
                 Some(uris(&[own, "spiffe://mesh.local/ns/shop/sa/ledger"])),
-                "identity",
             ),
-            ("no name", Some(uris(&[])), "identity"),
+            ("no name", Some(uris(&[]))),
         ] {
-            let mut mesh = Mesh::start();
-            mesh.is_open();
-            let tls = mesh.here.sandbox.path("tls");
-            for file in ["shop.checkout.crt", "shop.checkout.key"] {
-                std::fs::remove_file(tls.join(file)).expect("removed");
-            }
-            if let Some(wanted) = wanted {
-                mesh.authority
-                    .write(&tls, "shop.checkout", &wanted)
-                    .expect("written");
-            }
-            until(Duration::from_secs(5), what, || {
-                call(&mut mesh.checkout).is_err()
+            let mut mesh = Mesh::certified(|authority, here, _| {
+                let tls = here.sandbox.path("tls");
+                for file in ["shop.checkout.crt", "shop.checkout.key"] {
+                    fs::remove_file(tls.join(file)).expect("removed");
+                }
+                if let Some(wanted) = &wanted {
+                    authority
+                        .write(&tls, "shop.checkout", wanted)
+                        .expect("written");
+                }
             });
+            assert_eq!(call(&mut mesh.checkout), Err("ECONNRESET".into()), "{what}");
             let denials = mesh.here.denials();
-            let reason = format!("{here} shop/checkout shop/payments");
-            assert!(denials.contains(&reason), "{what}: {denials:?}");
+            let refused: String = "identity shop/checkout shop/payments".into();
+            assert!(denials.contains(&refused), "{what}: {denials:?}");
         }
     });
 }
 
 #[test]
-fn certificates_of_another_authority_are_refused_by_both() {
+fn nodes_of_different_authorities_do_not_talk() {
     host::run("tunnel-authority", |_| {
-        let mut mesh = Mesh::start();
-        mesh.is_open();
-        let other = Authority::new("other").expect("an authority");
-        // The own root stays the one in force, or the certificate would not be its node's.
-        let tls = mesh.there.sandbox.path("tls");
-        let wanted = Wanted::of("shop/payments", "edge-2", 7);
-        other
-            .write(&tls, "shop.payments", &wanted)
-            .expect("written");
-        until(Duration::from_secs(5), "refused", || {
-            call(&mut mesh.checkout).is_err()
+        let mut mesh = Mesh::certified(|_, _, there| {
+            let other = Authority::new("other").expect("an authority");
+            there.certify(&other, &THERE, 900).expect("certificates");
         });
+        assert_eq!(call(&mut mesh.checkout), Err("ECONNRESET".into()));
+        let refused: String = "identity shop/checkout shop/payments".into();
+        assert!(
+            mesh.here.denials().contains(&refused),
+            "{:?}",
+            mesh.here.denials()
+        );
+        let failed = [("role", "client"), ("outcome", "failed")];
+        mesh.here
+            .counts("mesh_tls_handshakes_total", &failed, |value| value >= 1.0);
+    });
+}
+
+/// What another TLS implementation shows the other node's agent, and whether that is enough.
+#[test]
+fn certificates_are_judged_whoever_shows_them() {
+    host::run("tunnel-openssl", |_| {
+        let mesh = Mesh::start();
+        let tls = mesh.here.sandbox.path("tls");
+        let shown = mesh.here.sandbox.path("shown");
+        let other = Authority::new("other").expect("an authority");
+        let right = || Wanted::of("shop/checkout", "edge-1", 1);
+        let uris = |uris: &[&str]| Wanted {
+            uris: uris.iter().map(ToString::to_string).collect(),
+            ..right()
+        };
+        for (what, authority, wanted, outcome) in [
+            ("right", &mesh.authority, right(), "ok"),
+            (
+                "expired",
+                &mesh.authority,
+                Wanted {
+                    expired: true,
+                    ..right()
+                },
+                "failed",
+            ),
+            ("no name", &mesh.authority, uris(&[]), "failed"),
+            (
+                "other domain",
+                &mesh.authority,
+                uris(&["spiffe://evil/ns/shop/sa/checkout"]),
+                "failed",
+            ),
+            ("other authority", &other, right(), "failed"),
+            (
+                "other node",
+                &mesh.authority,
+                Wanted {
+                    node: Some("edge-7"),
+                    ..right()
+                },
+                "failed",
+            ),
+        ] {
+            authority.write(&shown, "peer", &wanted).expect("written");
+            let labels = [("role", "server"), ("outcome", outcome)];
+            let handshakes = "mesh_tls_handshakes_total";
+            let before = mesh.there.metric(handshakes, &labels).expect("a metric");
+            let shake = || {
+                // It leaves when it has read its input, and has to stay for its handshake.
+                let mut command = Command::new("sh");
+                command.args(["-c", "sleep 0.3 | openssl s_client \"$@\"", "sh"]);
+                command.args(["-connect", "10.7.0.2:15008", "-alpn", "mesh/1"]);
+                command.args(["-servername", "payments.shop.svc.mesh", "-CAfile"]);
+                command.arg(tls.join("ca.pem"));
+                command.arg("-cert").arg(shown.join("peer.crt"));
+                command.arg("-key").arg(shown.join("peer.key"));
+                Ok(command.output()?)
+            };
+            let output = mesh.here.namespace.run(shake).expect("openssl runs");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(said.contains("TLSv1.3"), "{what}: {said}");
+            until(Duration::from_secs(5), what, || {
+                mesh.there
+                    .metric(handshakes, &labels)
+                    .is_ok_and(|now| now > before)
+            });
+        }
     });
 }
 

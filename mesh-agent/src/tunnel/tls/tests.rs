@@ -184,7 +184,7 @@ fn a_handshake_tells_the_name_and_the_certificates_and_resumes() {
                 let (stream, _) = listener.accept().await.unwrap();
                 let mut accepted = accept(stream, config.clone()).await.unwrap();
                 assert_eq!(accepted.server_name.as_deref(), Some(NAME));
-                assert_eq!(accepted.certificates.len(), 1);
+                assert_eq!(accepted.session.certificates().len(), 1);
                 assert_eq!(accepted.resumed, resumed);
                 accepted.session.next_open(PATIENCE).await.unwrap();
                 accepted
