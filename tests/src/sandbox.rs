@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Once;
@@ -24,6 +24,15 @@ pub struct Sandbox {
     bpffs: Bpffs,
     directory: TempDir,
     admin: SocketAddr,
+    node: Node,
+}
+
+/// Which node the sandbox is.
+#[derive(Debug)]
+struct Node {
+    name: String,
+    /// Where other nodes reach it.
+    address: Option<IpAddr>,
 }
 
 impl Sandbox {
@@ -42,6 +51,27 @@ impl Sandbox {
     ///
     /// As for [`Self::new`].
     pub fn with_admin(purpose: &str, admin: SocketAddr) -> io::Result<Self> {
+        let node = Node {
+            name: "edge-1".into(),
+            address: None,
+        };
+        Self::make(purpose, admin, node)
+    }
+
+    /// Makes one that is the node `name`, which others reach at `address`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::new`].
+    pub fn for_node(name: &str, address: IpAddr) -> io::Result<Self> {
+        let node = Node {
+            name: name.into(),
+            address: Some(address),
+        };
+        Self::make(name, free_port()?, node)
+    }
+
+    fn make(purpose: &str, admin: SocketAddr, node: Node) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         static SWEEP: Once = Once::new();
         SWEEP.call_once(leftovers::remove);
@@ -50,7 +80,7 @@ impl Sandbox {
             .prefix(&name)
             .rand_bytes(0)
             .tempdir()?;
-        for name in ["conf.d", "state", "run", "bpf"] {
+        for name in ["conf.d", "state", "run", "bpf", "tls"] {
             fs::create_dir(directory.path().join(name))?;
         }
         let sandbox = Self {
@@ -58,6 +88,7 @@ impl Sandbox {
             bpffs: Bpffs::mount(directory.path().join("bpf"))?,
             directory,
             admin,
+            node,
         };
         fs::write(sandbox.agent_toml(), sandbox.settings())?;
         Ok(sandbox)
@@ -97,7 +128,7 @@ impl Sandbox {
         self.path("agent.toml")
     }
 
-    /// A path in its directory: `conf.d`, `state`, `run`, `bpf` and whatever a test puts there.
+    /// A path in its directory: `conf.d`, `state`, `run`, `bpf`, `tls` and whatever a test puts there.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -138,23 +169,29 @@ impl Sandbox {
 
     fn settings(&self) -> String {
         let path = |name: &str| self.path(name).display().to_string();
+        let Node { name, address } = &self.node;
+        let address = address.map(|address| format!("address = \"{address}\"\n"));
         format!(
             r#"[node]
-name = "edge-1"
-[paths]
+name = "{name}"
+{}[paths]
 config_dir = "{}"
 state_dir = "{}"
 bpffs = "{}"
 run_dir = "{}"
 cgroup_root = "{}"
+[tunnel]
+certificates = "{}"
 [admin]
 listen = "{}"
 "#,
+            address.unwrap_or_default(),
             path("conf.d"),
             path("state"),
             path("bpf"),
             path("run"),
             self.cgroup.path().display(),
+            path("tls"),
             self.admin
         )
     }

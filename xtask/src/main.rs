@@ -42,7 +42,12 @@ fn run(arguments: &[String]) -> Result<bool> {
         "help" | "-h" | "--help" => println!("{HELP}"),
         "setup" => setup::run(rest)?,
         "build" => build_release()?,
-        "demo" => run_binary("mesh-demo", rest)?,
+        "demo" => {
+            if rest.iter().any(|argument| argument == "--two-hosts") {
+                setup::ensure(&Need::TWO_HOSTS)?;
+            }
+            run_binary("mesh-demo", rest)?;
+        }
         "bench" if rest.first().is_some_and(|first| first == "tunnel") => bench_tunnel(rest)?,
         "bench" => run_binary("mesh-bench", rest)?,
         "soak" => run_binary("mesh-soak", rest)?,

@@ -21,6 +21,7 @@ pub(crate) enum Need {
     CargoFuzz,
     Proxies,
     LoadTools,
+    Tcpdump,
 }
 
 impl Need {
@@ -52,6 +53,8 @@ impl Need {
     ];
     /// What `bench tunnel` measures the mesh beside, and with.
     pub(crate) const TUNNEL: [Self; 2] = [Self::Proxies, Self::LoadTools];
+    /// What `demo --two-hosts` looks at the wire with.
+    pub(crate) const TWO_HOSTS: [Self; 1] = [Self::Tcpdump];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
     pub(crate) const ALL: [Self; 12] = [
         Self::BpfCompiler,
@@ -84,6 +87,7 @@ impl Need {
             Self::CargoFuzz => "cargo-fuzz",
             Self::Proxies => "nginx with its stream module, haproxy and stunnel",
             Self::LoadTools => "wrk and iperf3",
+            Self::Tcpdump => "tcpdump",
         }
     }
 
@@ -105,6 +109,7 @@ impl Need {
                 "are measured beside the mesh, only by `bench tunnel`, and not kept running"
             }
             Self::LoadTools => "put load on what `bench tunnel` measures",
+            Self::Tcpdump => "shows what crosses the wire in `demo --two-hosts`",
         }
     }
 
@@ -133,6 +138,7 @@ impl Need {
                     && Path::new(STREAM_MODULE).exists()
             }
             Self::LoadTools => host::finds("wrk") && host::finds("iperf3"),
+            Self::Tcpdump => host::finds("tcpdump"),
         }
     }
 
@@ -151,6 +157,7 @@ impl Need {
             Self::CargoFuzz => &["g++"],
             Self::Proxies => &["nginx", "libnginx-mod-stream", "haproxy", "stunnel4"],
             Self::LoadTools => &["wrk", "iperf3"],
+            Self::Tcpdump => &["tcpdump"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
         }
     }
@@ -190,6 +197,7 @@ impl Need {
             (Self::Proxies, false) => Some(
                 "# put nginx (with Debian's path of its stream module), haproxy and stunnel4 on PATH",
             ),
+            (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,

@@ -6,6 +6,7 @@
 mod calls;
 mod findings;
 mod hints;
+mod hosts;
 mod serve;
 mod stage;
 
@@ -47,6 +48,9 @@ struct Options {
     /// Leave everything up until Ctrl-C, in the host's network namespace, to try things out.
     #[arg(long)]
     keep: bool,
+    /// Two hosts with an agent each, where v2 of payments is on the other one.
+    #[arg(long, conflicts_with_all = ["keep", "ports"])]
+    two_hosts: bool,
     /// How many requests checkout sends, each over a connection of its own.
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=20_000))]
@@ -103,7 +107,11 @@ fn show(options: &Options) -> Result<bool> {
         bail!("it loads programs into the kernel: run it as root");
     }
     let interrupt = Interrupt::catch()?;
-    let as_expected = perform(options, &interrupt);
+    let as_expected = if options.two_hosts {
+        hosts::perform(options.requests)
+    } else {
+        perform(options, &interrupt)
+    };
     if interrupt.happened() && !options.keep {
         bail!("interrupted; everything is taken down again");
     }

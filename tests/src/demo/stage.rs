@@ -66,23 +66,9 @@ impl Stage {
         self.endpoints[number]
     }
 
-    /// Directory of the cgroup of a unit.
-    pub(super) fn unit(&self, name: &str) -> io::Result<PathBuf> {
-        unit(&self.sandbox, name)
-    }
-
     /// Lets the service `name` send `count` requests.
     pub(super) fn call(&self, name: &str, to: &str, count: u64) -> Result<Calls> {
-        let output = child("call")?
-            .arg("--cgroup")
-            .arg(self.unit(name)?)
-            .args(["--name", name, "--to", to, "--count", &count.to_string()])
-            .stderr(Stdio::inherit())
-            .output()?;
-        if !output.status.success() {
-            bail!("{name}: {}", output.status);
-        }
-        serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: no result"))
+        call(&self.sandbox, name, to, count)
     }
 
     /// Whether nobody else uses this network namespace.
@@ -159,6 +145,21 @@ fn unit(sandbox: &Sandbox, name: &str) -> io::Result<PathBuf> {
         .child(&format!("system.slice/{name}.service"))
 }
 
+/// Lets the service `name` of a sandbox send `count` requests, in the calling thread's network
+/// namespace.
+pub(super) fn call(sandbox: &Sandbox, name: &str, to: &str, count: u64) -> Result<Calls> {
+    let output = child("call")?
+        .arg("--cgroup")
+        .arg(unit(sandbox, name)?)
+        .args(["--name", name, "--to", to, "--count", &count.to_string()])
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !output.status.success() {
+        bail!("{name}: {}", output.status);
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{name}: no result"))
+}
+
 /// This program as a child.
 fn child(role: &str) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
@@ -168,10 +169,11 @@ fn child(role: &str) -> io::Result<Command> {
 
 /// A running instance of payments.
 #[derive(Debug)]
-struct Service(Child);
+pub(super) struct Service(Child);
 
 impl Service {
-    fn start(sandbox: &Sandbox, version: &str, listen: SocketAddr) -> Result<Self> {
+    /// Starts `version` in the calling thread's network namespace.
+    pub(super) fn start(sandbox: &Sandbox, version: &str, listen: SocketAddr) -> Result<Self> {
         let name = format!("payments-{version}");
         let child = child("serve")?
             .arg("--cgroup")

@@ -34,6 +34,8 @@ pub(super) struct Plan<'a> {
     pub(super) side: Side,
     ports: Ports,
     pub(super) root: String,
+    /// A file for its process id. Who has one removes it when it ends, whatever it is.
+    pid: String,
     own: &'a Leaf,
 }
 
@@ -73,10 +75,12 @@ impl Peer {
     /// Writes the settings of one; its command line.
     fn prepare(self, site: &Site, ports: Ports, side: Side) -> Result<Vec<String>> {
         let Certificates { root, near, far } = &site.certificates;
+        let pid = site.path(&format!("{}-{}.pid", self.name(), side.name()));
         let plan = Plan {
             side,
             ports,
             root: root.display().to_string(),
+            pid: pid.display().to_string(),
             own: match side {
                 Side::Near => near,
                 Side::Far => far,
@@ -142,6 +146,7 @@ impl Plan<'_> {
 
     fn nginx(&self) -> String {
         let (root, certificate, key) = (&self.root, self.certificate(), self.key());
+        let pid = &self.pid;
         let tls = match self.side {
             Side::Near => format!(
                 "proxy_ssl on; proxy_ssl_protocols TLSv1.3;
@@ -166,7 +171,7 @@ impl Plan<'_> {
             "load_module {STREAM_MODULE};
 worker_processes 2;
 daemon off;
-pid /dev/null;
+pid {pid};
 error_log stderr warn;
 events {{ worker_connections {}; }}
 stream {{

@@ -87,7 +87,7 @@ impl Site {
 
     fn start_targets(&mut self) -> Result<()> {
         let settings = self.path("target.conf");
-        fs::write(&settings, http_server())?;
+        fs::write(&settings, http_server(&self.path("target.pid")))?;
         let settings = settings.display().to_string();
         let nginx = ["nginx", "-e", "stderr", "-c", &settings];
         let port = BULK_PORT.to_string();
@@ -220,13 +220,14 @@ fn join(near: &Namespace, far: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Settings of the server: a plain answer as fast as it can be had.
-fn http_server() -> String {
+/// Settings of the server: a plain answer as fast as it can be had. `pid` is a file that nginx
+/// writes, and removes when it ends, whatever it is.
+fn http_server(pid: &Path) -> String {
     let body = "x".repeat(BODY);
     format!(
         "worker_processes 2;
 daemon off;
-pid /dev/null;
+pid {};
 error_log stderr warn;
 events {{ worker_connections 16000; }}
 http {{
@@ -238,7 +239,8 @@ http {{
     location / {{ return 200 {body}; }}
   }}
 }}
-"
+",
+        pid.display()
     )
 }
 
