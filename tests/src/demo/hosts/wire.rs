@@ -4,15 +4,18 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use crate::netns::Namespace;
 
 /// Words of the demo's requests and answers; whoever sees one of them has read along.
 const READABLE: [&str; 4] = ["GET / ", "HTTP/1.1", "payments.shop", "payments v"];
+
+/// How long the last packet may take to be seen.
+const LAST: Duration = Duration::from_millis(300);
 
 /// A running tcpdump.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ impl Capture {
     /// Starts one on the wire's end in `host`; `file` is where the packets go.
     pub(super) fn start(host: &Namespace, file: &Path) -> Result<Self> {
         // It would give up root before it opens the file.
-        let arguments = ["-i", "wire", "-n", "-U", "-s", "0", "-Z", "root", "-w"];
+        let arguments = "-i wire -n -U --immediate-mode -s 0 -Z root -w".split(' ');
         let child = host.run(|| {
             let mut command = Command::new("tcpdump");
             command.args(arguments).arg(file).stdin(Stdio::null());
@@ -47,9 +50,11 @@ impl Capture {
         bail!("tcpdump does not start: {said}")
     }
 
-    /// Ends it; what it has seen.
+    /// Ends it; what it has seen. Signals that this program catches are blocked in it, and every
+    /// packet is in the file as soon as it is seen, so it is killed.
     pub(super) fn finish(mut self) -> Result<Seen> {
-        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT)?;
+        sleep(LAST);
+        self.child.kill()?;
         self.child.wait()?;
         Ok(Seen::of(&fs::read(&self.file)?)?)
     }
