@@ -33,8 +33,7 @@ pub struct Host {
 impl Host {
     fn new(name: &'static str, address: Ipv4Addr) -> Result<Self> {
         let namespace = Namespace::new()?;
-        let sandbox = namespace.run(|| Ok(Sandbox::new(name)?))?;
-        sandbox.be_node(name, address)?;
+        let sandbox = namespace.run(|| Ok(Sandbox::for_node(name, address.into())?))?;
         Ok(Self {
             agent: None,
             sandbox,

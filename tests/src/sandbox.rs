@@ -109,20 +109,6 @@ impl Sandbox {
         fs::write(self.agent_toml(), everything.join("\n"))
     }
 
-    /// Makes its agent a node of that name and address, with its certificates in `tls`.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    pub fn be_node(&self, name: &str, address: Ipv4Addr) -> io::Result<()> {
-        let node = format!("name = \"{name}\"\naddress = \"{address}\"");
-        let settings = self.settings().replace("name = \"edge-1\"", &node);
-        let tls = self.path("tls");
-        fs::create_dir_all(&tls)?;
-        let tunnel = format!("[tunnel]\ncertificates = \"{}\"\n", tls.display());
-        fs::write(self.agent_toml(), settings + &tunnel)
-    }
-
     /// Path of the agent's settings, for `--config`.
     pub fn agent_toml(&self) -> PathBuf {
         self.path("agent.toml")

@@ -314,6 +314,8 @@ impl Agent {
         if let Some(current) = state.current.clone() {
             started.publish(self.view_of(&current.policy, &mut state.ids));
         }
+        drop(state);
+        started.settle();
         *lock(&self.tunnel) = Some(started);
         Ok(())
     }

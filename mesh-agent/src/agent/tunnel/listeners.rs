@@ -65,6 +65,8 @@ pub(super) struct Wanted {
 struct State {
     want: Want,
     look: bool,
+    /// Whether everything that was wanted is done.
+    done: bool,
     stop: bool,
     found: Findings,
 }
@@ -95,6 +97,7 @@ impl Wanted {
         let mut state = lock(&self.state);
         state.want = want;
         state.look = true;
+        state.done = false;
         self.changed.notify_all();
     }
 
@@ -105,6 +108,15 @@ impl Wanted {
             state.look = true;
             self.changed.notify_all();
         }
+    }
+
+    /// Waits until what is wanted is done, but no longer than `limit`.
+    pub(super) fn settle(&self, limit: Duration) {
+        let waits = |state: &mut State| !state.done && !state.stop;
+        // What is not done by then is refused until it is.
+        let _ = self
+            .changed
+            .wait_timeout_while(lock(&self.state), limit, waits);
     }
 
     pub(super) fn stop(&self) {
@@ -192,11 +204,14 @@ impl Listeners {
             if std::mem::take(&mut first) {
                 self.forget_strangers();
             }
-            lock(&self.wanted.state).found = Findings {
+            let mut state = lock(&self.wanted.state);
+            state.found = Findings {
                 open: self.open.len() as u64,
                 failed: self.failed.len() as u64,
                 deaf: self.deaf.clone(),
             };
+            state.done = !state.look;
+            self.wanted.changed.notify_all();
         }
     }
 

@@ -36,6 +36,8 @@ const MOST_WORKERS: usize = 4;
 const ORDERS: usize = 64;
 /// How long flows may go on once the agent is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long an agent that starts waits for its listeners.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Stack of a worker: handshakes are what needs most.
 const STACK: usize = 512 << 10;
 
@@ -150,6 +152,11 @@ impl Tunnel {
             calls: view.has_targets(),
             peers: (has_identity && view.serves()).then_some(self.listen),
         });
+    }
+
+    /// Waits until calls are taken, for a moment.
+    pub(crate) fn settle(&self) {
+        self.shared.wanted.settle(SETTLE);
     }
 
     /// How it is.

@@ -13,6 +13,7 @@ use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
     AgentCounters, LeavingSeries, LiveFlows, MapUsage, PolicyState, ProgramState, SplitSeries,
 };
+use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
 
 fn flow(source: &str, protocol: Transport, opened: u64) -> FlowSeries {
     let mut stats = FlowStats {
@@ -66,6 +67,7 @@ fn snapshot() -> Snapshot {
         counters[counter.0 as usize] = u64::from(counter.0) + 10;
     }
     Snapshot {
+        tunnel: tunnel(),
         flows: vec![
             flow("shop/checkout", Transport::Tcp, 4),
             flow("shop/checkout", Transport::Udp, 4),
@@ -123,6 +125,35 @@ fn snapshot() -> Snapshot {
             }],
             ..LiveFlows::default()
         },
+    }
+}
+
+fn tunnel() -> TunnelView {
+    let counts = |counts: &[(&str, u64)]| {
+        let counts = counts.iter();
+        counts
+            .map(|(name, count)| (name.to_string(), *count))
+            .collect()
+    };
+    TunnelView {
+        outbound_flows: 2,
+        handshakes: [("client".to_owned(), counts(&[("ok", 5), ("failed", 1)]))].into(),
+        dial_failures: counts(&[("refused", 3)]),
+        turned_away: counts(&[("handshakes", 4)]),
+        pool: PoolView {
+            hits: 90,
+            misses: 10,
+            idle: 6,
+            closed: counts(&[("expired", 7)]),
+        },
+        sessions_revoked: 1,
+        namespaces: 2,
+        certificates: vec![CertificateView {
+            kind: "own".into(),
+            name: "shop/checkout".into(),
+            not_after_unix_seconds: 1_800_000_000.0,
+        }],
+        ..TunnelView::default()
     }
 }
 

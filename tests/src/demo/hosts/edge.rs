@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use anyhow::{Context as _, Result};
 
 use super::POLICY_FILE;
+use super::authority::Authority;
 use crate::demo::calls::Calls;
 use crate::demo::stage::{self, Service};
 use crate::netns::Namespace;
@@ -25,6 +26,7 @@ pub(super) struct Plan<'a> {
     pub(super) name: &'a str,
     pub(super) address: Ipv4Addr,
     pub(super) policy: &'a str,
+    pub(super) authority: &'a Authority,
     /// The version of payments that runs there, and where it listens.
     pub(super) payments: (&'a str, SocketAddr),
 }
@@ -36,7 +38,9 @@ impl Edge {
             .run(|| {
                 let sandbox = Sandbox::for_node(plan.name, plan.address.into())?;
                 sandbox.write_policy(POLICY_FILE, plan.policy)?;
-                let agent = AgentProcess::start(&sandbox).context("the agent does not start")?;
+                plan.authority.issue(plan.name, &sandbox)?;
+                let started = AgentProcess::start_below(&sandbox);
+                let agent = started.context("the agent does not start")?;
                 let (version, listen) = plan.payments;
                 let service = Service::start(&sandbox, version, listen)?;
                 Ok((sandbox, agent, service))

@@ -4,6 +4,7 @@
 //! hold: every hundredth call reaches version 2, nobody on the wire can read it, and whoever is
 //! not checkout gets nowhere.
 
+mod authority;
 mod edge;
 mod wire;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use self::authority::Authority;
 use self::edge::{Edge, Plan};
 use self::wire::{Capture, Seen};
 use super::calls::Calls;
@@ -51,10 +53,12 @@ fn set_up() -> Result<[Edge; 2]> {
     let (first, second) = (Namespace::new()?, Namespace::new()?);
     netns::wire([&first, &second], ADDRESSES)?;
     let policy = policy();
+    let authority = Authority::new()?;
     let plan = |number: usize| Plan {
         name: NAMES[number],
         address: ADDRESSES[number],
         policy: &policy,
+        authority: &authority,
         payments: (
             PAYMENTS[number].0,
             (Ipv4Addr::LOCALHOST, PAYMENTS[number].1).into(),
