@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::certificate::sha256;
 use crate::policy::model::ServiceName;
 
 /// A member of the mesh, within a trust domain.
@@ -28,7 +29,8 @@ pub enum InvalidIdentity {
 }
 
 impl Identity {
-    /// What follows a node's name in its [`Self::server_name`].
+    /// What follows a node's name in its [`Self::readable_name`], and in the DNS name by which
+    /// certificates name nodes.
     pub const NODE_SUFFIX: &str = ".node.mesh";
 
     /// Reads a SPIFFE id of `trust_domain`, byte for byte: nothing is decoded or folded, so there is one spelling of each.
@@ -65,11 +67,24 @@ impl Identity {
         }
     }
 
-    /// The name under which a server with several certificates is asked for this one (SNI).
+    /// The name under which a server with several certificates is asked for this one (SNI). It
+    /// crosses the network in clear, so it is a digest of the SPIFFE id's path, which says
+    /// nothing to who does not know the services.
+    pub fn server_name(&self) -> String {
+        let path = self.uri("");
+        let digest = sha256(path.as_bytes());
+        let hex: String = digest[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("{hex}.mesh")
+    }
+
+    /// A name that people can read, for files and the like.
     ///
     /// Where dots in names leave open which part is the namespace, the number of dots in the
     /// service's own name follows: no two services have the same.
-    pub fn server_name(&self) -> String {
+    pub fn readable_name(&self) -> String {
         match self {
             Self::Service(ServiceName { namespace, name }) => {
                 let dots = name.matches('.').count();
@@ -114,12 +129,25 @@ mod tests {
                     namespace: namespace.into(),
                     name: name.into(),
                 });
-                assert!(seen.insert(service.server_name()), "{service}");
+                assert!(seen.insert(service.readable_name()), "{service}");
             }
         }
         assert!(seen.contains("b.a.svc.mesh") && seen.contains("a.b.a.1.svc.mesh"));
         let node = Identity::Node("edge-1".into());
-        assert_eq!(node.server_name(), "edge-1.node.mesh");
+        assert_eq!(node.readable_name(), "edge-1.node.mesh");
+    }
+
+    #[test]
+    fn what_crosses_the_network_names_nobody() {
+        let service = Identity::Service(ServiceName {
+            namespace: "shop".into(),
+            name: "payments".into(),
+        });
+        // printf 'spiffe:///ns/shop/sa/payments' | sha256sum | head -c 32
+        assert_eq!(
+            service.server_name(),
+            "8b7f46a2279e8e7247f95dcbf79ae836.mesh"
+        );
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn leaf_params(
     // For people who look at it; nothing reads it.
     let name = short(&identity.to_string());
     params.distinguished_name.push(DnType::CommonName, name);
-    let on = Identity::Node(Arc::clone(node)).server_name();
+    let on = Identity::Node(Arc::clone(node)).readable_name();
     params.subject_alt_names = vec![
         SanType::URI(identity.uri(domain).try_into()?),
         SanType::DnsName(on.try_into()?),

@@ -36,7 +36,7 @@ impl Contents {
     }
 
     fn pair(&mut self, identity: &Identity, certificate: &str, key: &str) {
-        let name = identity.server_name();
+        let name = identity.readable_name();
         self.files.push((format!("{name}.crt"), certificate.into()));
         self.files.push((format!("{name}.key"), key.into()));
     }
