@@ -161,7 +161,8 @@ impl Session<Server> {
         admitted: &Handshaking,
     ) -> Result<Accepted, HandshakeError> {
         socket::prepare_tunnel(&stream)?;
-        let handshake = timeout(HANDSHAKE_TIMEOUT, tls::accept(&stream, config));
+        // Boxed, so that a task does not keep room for a handshake as long as it lives.
+        let handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, tls::accept(&stream, config)));
         let mut handshaken = tokio::select! {
             biased;
             made = handshake => made.map_err(|_elapsed| HandshakeError::Timeout)??,

@@ -85,6 +85,8 @@ struct State<K> {
     idle: Idle<K>,
     hosts: Backoff<SocketAddr>,
     keys: Backoff<K>,
+    /// Warm connections that the counter knows of.
+    counted: usize,
 }
 
 impl<K: Eq + Hash + Clone> Pool<K> {
@@ -97,6 +99,7 @@ impl<K: Eq + Hash + Clone> Pool<K> {
                 idle: Idle::new(),
                 hosts: Backoff::new(),
                 keys: Backoff::new(),
+                counted: 0,
             }),
         }))
     }
@@ -172,7 +175,8 @@ impl<K: Eq + Hash + Clone> Pool<K> {
             add(&counters.backed_off, 1);
             return Err(OpenError::BackOff(last));
         }
-        let dialled = peer.dial().await;
+        // Boxed, so that a flow's task does not keep room for a dial as long as it lives.
+        let dialled = Box::pin(peer.dial()).await;
         let mut state = state.borrow_mut();
         match dialled {
             Ok(session) => {
@@ -257,9 +261,11 @@ impl<K: Eq + Hash + Clone> Pool<K> {
         self.0.state.borrow().idle.len()
     }
 
-    /// The counter is summed over workers, each of which has its own.
+    /// Adds what has changed since the last time: other workers may count there, too.
     fn count_idle(&self) {
-        let idle = self.idle() as u64;
-        (self.0.counters.idle).store(idle, std::sync::atomic::Ordering::Relaxed);
+        let mut state = self.0.state.borrow_mut();
+        let idle = state.idle.len();
+        let change = idle.wrapping_sub(std::mem::replace(&mut state.counted, idle));
+        add(&self.0.counters.idle, change);
     }
 }

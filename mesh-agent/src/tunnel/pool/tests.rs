@@ -131,6 +131,23 @@ fn a_warm_connection_that_died_is_never_an_error() {
 }
 
 #[test]
+fn what_a_task_keeps_for_a_flow_is_small() {
+    fn size<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+    let outbound = size(
+        |(pool, peer, open): (Pool<u8>, Rc<Peer>, Open)| async move {
+            pool.open(&1, &peer, &open).await.map(|_| ())
+        },
+    );
+    let inbound = size(|mut session: Session<Server>| async move {
+        session.next_open(PATIENCE).await.map(|_| ())
+    });
+    assert!(outbound <= 768, "{outbound}");
+    assert!(inbound <= 256, "{inbound}");
+}
+
+#[test]
 fn a_server_that_drains_is_asked_anew() {
     run(async {
         let agent = Agent::start().await;
