@@ -19,6 +19,7 @@ mod watch;
 pub mod words;
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -331,6 +332,12 @@ impl Agent {
         if let Some(tunnel) = &*lock(&self.tunnel) {
             tunnel.reload_certificates();
         }
+    }
+
+    /// Where certificates are.
+    fn certificate_directories(&self) -> Vec<PathBuf> {
+        let tunnel = lock(&self.tunnel);
+        tunnel.as_ref().map(Tunnel::directories).unwrap_or_default()
     }
 
     fn view_of(&self, policy: &Policy, ids: &mut Ids) -> View {

@@ -12,7 +12,7 @@ use nix::sys::socket::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-use super::watch::{CgroupWatch, Watch};
+use super::watch::{CertificateWatch, CgroupWatch, Watch};
 use super::{Agent, StartError, lock};
 use crate::admin;
 use crate::config::AgentConfig;
@@ -47,7 +47,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     })
     .map_err(io::Error::other)?;
     let watch = Watch::new(&config.paths.config_dir)?;
-    let certificates = Watch::new(&config.tunnel.certificates)?;
+    let certificates = CertificateWatch::new()?;
     let (agent, reader, sweeper) = Agent::start(config)?;
     agent.start_tunnel()?;
     let running = server
@@ -55,6 +55,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
         .map_err(io::Error::other)?;
     notify(&[NotifyState::Ready]);
     tracing::info!("ready");
+    certificates.renew(&agent.certificate_directories());
     Loop::new(&agent, signals, watch, certificates)?.run()?;
     notify(&[NotifyState::Stopping]);
     agent.stop_tunnel();
@@ -99,7 +100,7 @@ struct Loop<'a> {
     agent: &'a Agent,
     signals: SignalFd,
     watch: Watch,
-    certificates: Watch,
+    certificates: CertificateWatch,
     /// When they last changed.
     certificates_changed: Option<Instant>,
     /// Only where the kernel does not tell of new cgroups.
@@ -118,7 +119,7 @@ impl<'a> Loop<'a> {
         agent: &'a Agent,
         signals: SignalFd,
         watch: Watch,
-        certificates: Watch,
+        certificates: CertificateWatch,
     ) -> io::Result<Self> {
         let dataplane = lock(&agent.dataplane);
         let cgroups = match dataplane.unserved() {
@@ -233,8 +234,9 @@ impl<'a> Loop<'a> {
             .is_some_and(|changed| now >= changed + SETTLE)
         {
             self.certificates_changed = None;
-            self.certificates.renew();
             self.agent.reload_certificates();
+            let directories = self.agent.certificate_directories();
+            self.certificates.renew(&directories);
         }
     }
 

@@ -107,6 +107,57 @@ impl AsFd for Watch {
     }
 }
 
+/// Notices changes of certificates, wherever in their directories.
+pub(super) struct CertificateWatch {
+    inotify: Inotify,
+}
+
+impl CertificateWatch {
+    pub(super) fn new() -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        Ok(Self { inotify })
+    }
+
+    /// Watches these directories, and that the first one comes or is replaced; what is watched
+    /// already stays so.
+    pub(super) fn renew(&self, directories: &[PathBuf]) {
+        let ways_in = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        let changes = ways_in
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        // Those that are not there are found by the rescan.
+        if let Some(parent) = directories.first().and_then(|first| first.parent()) {
+            let _ = self
+                .inotify
+                .add_watch(parent, ways_in | AddWatchFlags::IN_ONLYDIR);
+        }
+        for directory in directories {
+            let _ = self
+                .inotify
+                .add_watch(directory, changes | AddWatchFlags::IN_ONLYDIR);
+        }
+    }
+
+    /// Whether anything changed.
+    pub(super) fn take_events(&self) -> bool {
+        let mut changed = false;
+        while let Ok(events) = self.inotify.read_events() {
+            changed |= !events.is_empty();
+        }
+        changed
+    }
+}
+
+impl AsFd for CertificateWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
 /// Notices new cgroups by their directories, for kernels that do not tell by a tracepoint.
 pub(super) struct CgroupWatch {
     inotify: Inotify,

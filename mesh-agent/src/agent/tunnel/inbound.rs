@@ -94,9 +94,7 @@ async fn carry(
     session: Session<Server>,
     app: TcpStream,
 ) -> Option<Session<Server>> {
-    let Some(_room) = worker.room() else {
-        return None;
-    };
+    let _room = worker.room()?;
     let counters = &worker.shared.counters;
     let _flow = Lasting::new(&counters.inbound);
     let (outcome, next) = session.relay(app).ok()?.await;

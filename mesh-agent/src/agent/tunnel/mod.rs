@@ -14,6 +14,7 @@ mod worker;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, available_parallelism};
 use std::time::{Duration, Instant};
@@ -143,6 +144,11 @@ impl Tunnel {
             );
         }
         self.listen();
+    }
+
+    /// Where certificates are.
+    pub(crate) fn directories(&self) -> Vec<PathBuf> {
+        self.shared.store.directories()
     }
 
     fn listen(&self) {
