@@ -18,6 +18,7 @@ mod leftovers;
 pub mod mesh;
 pub mod names;
 pub mod netns;
+pub mod nodes;
 pub mod observe;
 pub mod patience;
 pub mod peer;

@@ -26,8 +26,8 @@ pub struct AdmissionLimits {
 impl Default for AdmissionLimits {
     fn default() -> Self {
         Self {
-            handshakes: 512,
-            handshakes_per_source: 128,
+            handshakes: 256,
+            handshakes_per_source: 64,
             sessions: 16 * 1024,
             sessions_per_source: 4 * 1024,
         }

@@ -21,7 +21,7 @@ use crate::tunnel::{Accepted, Broken, End, HandshakeError, Handshaking, Server, 
 /// How long a workload may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long a session may be idle. The client gives it up earlier.
-const IDLE: Duration = Duration::from_secs(180);
+const IDLE: Duration = Duration::from_secs(120);
 
 /// Serves a connection from another node until it ends.
 pub(super) async fn serve(

@@ -61,7 +61,6 @@ pub(super) struct Worker {
     pub(super) maps: RefCell<TunnelMaps>,
     pub(super) admission: Admission,
     pub(super) pool: Pool<Key>,
-    view: RefCell<Arc<View>>,
     trusted: RefCell<Trusted>,
     recorder: RefCell<Recorder>,
     /// Sessions that are there, with what their peers have proven.
@@ -115,13 +114,11 @@ pub(super) fn run(
 impl Worker {
     fn new(shared: Arc<Shared>, maps: TunnelMaps) -> Self {
         let bundle = shared.store.bundle();
-        let view = Arc::clone(&shared.view.borrow());
         let counters = Arc::clone(&shared.admission);
         Self {
             pool: Pool::new(PoolLimits::default(), Arc::clone(&shared.pool)),
             admission: Admission::new(AdmissionLimits::default(), counters),
             maps: RefCell::new(maps),
-            view: RefCell::new(view),
             trusted: RefCell::new(Trusted::new(bundle)),
             recorder: RefCell::new(Recorder::new()),
             live: RefCell::default(),
@@ -141,21 +138,18 @@ impl Worker {
         let mut taken: HashMap<u64, Vec<AbortHandle>> = HashMap::new();
         loop {
             tokio::select! {
-                order = orders.recv() => match order {
-                    Some(Order::Take { netns, listeners }) => {
+                // There are no more once the agent stops; that is told by the phase.
+                Some(order) = orders.recv() => match order {
+                    Order::Take { netns, listeners } => {
                         taken.insert(netns, self.take_calls(netns, listeners));
                     }
-                    Some(Order::Close { netns }) => close(taken.remove(&netns)),
-                    Some(Order::Serve { listeners }) => {
+                    Order::Close { netns } => close(taken.remove(&netns)),
+                    Order::Serve { listeners } => {
                         close(taken.insert(PEERS, self.take_peers(listeners)));
                     }
-                    Some(Order::Deny) => close(taken.remove(&PEERS)),
-                    None => break,
+                    Order::Deny => close(taken.remove(&PEERS)),
                 },
-                Ok(()) = views.changed() => {
-                    *self.view.borrow_mut() = Arc::clone(&views.borrow_and_update());
-                    self.judge_again();
-                }
+                Ok(()) = views.changed() => self.judge_again(),
                 Ok(()) = bundles.changed() => {
                     let bundle = Arc::clone(&bundles.borrow_and_update());
                     *self.trusted.borrow_mut() = Trusted::new(bundle);
@@ -246,7 +240,7 @@ impl Worker {
     }
 
     pub(super) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.borrow())
+        Arc::clone(&self.shared.view.borrow())
     }
 
     pub(super) fn server(&self) -> Arc<ServerConfig> {

@@ -11,6 +11,7 @@ use rustls::{ClientConfig, CommonState, HandshakeKind, ServerConfig};
 use tokio::net::TcpStream;
 
 use super::{Kernel, Tls};
+use crate::tunnel::scratch;
 use crate::tunnel::wire::ALPN;
 
 /// What is read at a time, bytes.
@@ -244,19 +245,21 @@ impl Buffers {
         if filled > MOST {
             return Err(rustls::Error::PeerSentOversizedRecord.into());
         }
-        self.incoming.resize(filled + READ, 0);
-        let read = loop {
-            match stream.try_read(&mut self.incoming[filled..]) {
+        loop {
+            // Who waits has no room of his own.
+            let read = scratch::with(|bytes| {
+                let read = stream.try_read(&mut bytes[..READ])?;
+                self.incoming.extend_from_slice(&bytes[..read]);
+                Ok::<_, io::Error>(read)
+            });
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     stream.readable().await?;
                 }
-                outcome => break outcome?,
+                Err(error) => return Err(error.into()),
+                Ok(0) => return Err(HandshakeError::Closed),
+                Ok(_) => return Ok(()),
             }
-        };
-        self.incoming.truncate(filled + read);
-        match read {
-            0 => Err(HandshakeError::Closed),
-            _ => Ok(()),
         }
     }
 
