@@ -1,7 +1,7 @@
 //! Who a certificate says its holder is, and whether to believe it.
 //!
-//! Files ([`bundle`]) -> what this node can prove and whom it trusts ([`Bundle`], replaced by a
-//! [`Store`]) -> TLS configurations ([`client_config`], [`server_config`]). [`verify`] judges the
+//! Files -> what this node can prove and whom it trusts ([`Bundle`], replaced by a
+//! [`Store`]) -> TLS configurations ([`client_config`], [`server_config`]). [`verify()`] judges the
 //! chains of others; it can be asked again about a live connection whenever the trust changes.
 
 mod bundle;

@@ -22,7 +22,7 @@ pub(super) fn write(path: &Path, text: &str) -> Result<(), CaError> {
     sync_parent(path)
 }
 
-/// As [`write`], but a file that is there already is an error.
+/// As [`write()`], but a file that is there already is an error.
 pub(super) fn write_new(path: &Path, text: &str) -> Result<(), CaError> {
     let failed = |error| CaError::file(path, error);
     let mut file = create(path).map_err(failed)?;

@@ -95,7 +95,7 @@ pub enum Command {
 /// Of `ca init`.
 #[derive(Clone, Debug, Args)]
 pub struct InitArgs {
-    /// The trust domain of the identities, as in [node] trust_domain of agent.toml.
+    /// The trust domain of the identities, as in `node.trust_domain` of agent.toml.
     #[arg(long, value_name = "NAME", value_parser = names::trust_domain)]
     #[arg(required_unless_present = "rotate", conflicts_with = "rotate")]
     pub trust_domain: Option<Arc<str>>,
