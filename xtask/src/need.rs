@@ -22,17 +22,19 @@ pub(crate) enum Need {
     Proxies,
     LoadTools,
     Tcpdump,
+    Openssl,
 }
 
 impl Need {
     pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
     /// The demo and the benchmarks, which make network namespaces.
     pub(crate) const RUN: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Ip];
-    pub(crate) const TEST: [Self; 4] = [
+    pub(crate) const TEST: [Self; 5] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
+        Self::Openssl,
     ];
     /// The guests of `cargo xtask vm`.
     pub(crate) const VM: [Self; 6] = [
@@ -56,11 +58,12 @@ impl Need {
     /// What `demo --two-hosts` looks at the wire with.
     pub(crate) const TWO_HOSTS: [Self; 1] = [Self::Tcpdump];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
+        Self::Openssl,
         Self::Qemu,
         Self::Cpio,
         Self::Kmod,
@@ -88,6 +91,7 @@ impl Need {
             Self::Proxies => "nginx with its stream module, haproxy and stunnel",
             Self::LoadTools => "wrk and iperf3",
             Self::Tcpdump => "tcpdump",
+            Self::Openssl => "openssl",
         }
     }
 
@@ -110,6 +114,7 @@ impl Need {
             }
             Self::LoadTools => "put load on what `bench tunnel` measures",
             Self::Tcpdump => "shows what crosses the wire in `demo --two-hosts`",
+            Self::Openssl => "is another TLS implementation for the tests to meet",
         }
     }
 
@@ -139,6 +144,7 @@ impl Need {
             }
             Self::LoadTools => host::finds("wrk") && host::finds("iperf3"),
             Self::Tcpdump => host::finds("tcpdump"),
+            Self::Openssl => host::finds("openssl"),
         }
     }
 
@@ -158,6 +164,7 @@ impl Need {
             Self::Proxies => &["nginx", "libnginx-mod-stream", "haproxy", "stunnel4"],
             Self::LoadTools => &["wrk", "iperf3"],
             Self::Tcpdump => &["tcpdump"],
+            Self::Openssl => &["openssl"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
         }
     }
@@ -198,6 +205,7 @@ impl Need {
                 "# put nginx (with Debian's path of its stream module), haproxy and stunnel4 on PATH",
             ),
             (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
+            (Self::Openssl, false) => Some("# put openssl on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,

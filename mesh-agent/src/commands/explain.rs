@@ -20,8 +20,8 @@ use crate::policy::source::{Belief, SourceSet};
 /// Arguments of the command.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Who calls: a service as namespace/name, host for a process of no service, or the address
-    /// of a client outside the mesh.
+    /// Who calls: a service as namespace/name, host for a process of no service, node:NAME for
+    /// one on another node, or the address of a client outside the mesh.
     pub source: String,
     /// What is called: namespace/name:port (number or name), or address:port as a program
     /// dials it.

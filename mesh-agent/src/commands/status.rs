@@ -15,6 +15,7 @@ use crate::telemetry::status::{
     SCHEMA_VERSION, Status,
 };
 use crate::telemetry::time::{rough, unix_seconds, utc};
+use crate::telemetry::tunnel::{CertificateView, TunnelView};
 
 /// Arguments of the command.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -78,6 +79,11 @@ pub fn render(document: &Document, now: f64, style: Style) -> String {
     let mut out = headline(status, problems, style);
     out.push('\n');
     out.push_str(&table(&facts(status, now)));
+    section(
+        &mut out,
+        "certificates",
+        certificates(&status.tunnel.certificates, now),
+    );
     section(&mut out, "programs", programs(&status.programs));
     section(&mut out, "BPF maps", maps(&status.maps));
     section(
@@ -137,6 +143,9 @@ fn facts(status: &Status, now: f64) -> Vec<[String; 2]> {
     }
     facts.push(["memory".into(), memory(&status.memory)]);
     facts.push(["canary".into(), canary(&status.health, now)]);
+    if !status.tunnel.certificates.is_empty() {
+        facts.push(["other nodes".into(), other_nodes(&status.tunnel)]);
+    }
     facts
 }
 
@@ -154,6 +163,31 @@ fn canary(health: &HealthView, now: f64) -> String {
         text += &format!("; {} ago put back: {}", ago, clean(&repair.what));
     }
     text
+}
+
+fn other_nodes(tunnel: &TunnelView) -> String {
+    let (hits, misses) = (tunnel.pool.hits, tunnel.pool.misses);
+    let ready = match hits + misses {
+        0 => "no call yet".to_owned(),
+        calls => format!("{} of {calls} calls found a connection ready", hits),
+    };
+    let (outbound, inbound) = (tunnel.outbound_flows, tunnel.inbound_flows);
+    format!(
+        "flows {outbound} out, {inbound} in; {ready}, {} are",
+        tunnel.pool.idle
+    )
+}
+
+fn certificates(certificates: &[CertificateView], now: f64) -> Vec<[String; 3]> {
+    let row = |certificate: &CertificateView| {
+        let left = certificate.not_after_unix_seconds - now;
+        let end = match Duration::try_from_secs_f64(left) {
+            Ok(left) => format!("in {}", rough(left)),
+            Err(_past) => "ENDED".to_owned(),
+        };
+        [clean(&certificate.kind), clean(&certificate.name), end]
+    };
+    with_head(["KIND", "NAME", "ENDS"], certificates.iter().map(row))
 }
 
 fn policy_facts(policy: &PolicyView, now: f64) -> [[String; 2]; 3] {

@@ -30,6 +30,8 @@ impl<'p> Question<'p> {
     pub(super) fn parse(policy: &'p Policy, source: &str, callee: &str) -> Result<Self, String> {
         let caller = if source == "host" {
             Caller::Host
+        } else if let Some(name) = source.strip_prefix("node:") {
+            Caller::Node(node(policy, name)?)
         } else if let Ok(address) = source.parse::<IpAddr>() {
             Caller::Outside(address.to_canonical())
         } else {
@@ -94,6 +96,13 @@ impl<'p> Callee<'p> {
             port: address.port(),
         })
     }
+}
+
+fn node<'p>(policy: &'p Policy, name: &str) -> Result<&'p str, String> {
+    let mut nodes = policy.nodes.iter().map(|node| &*node.name);
+    nodes
+        .find(|node| *node == name)
+        .ok_or_else(|| format!("no node {name}: declare it by [[node]]"))
 }
 
 fn service<'p>(policy: &'p Policy, name: &str) -> Result<&'p Service, String> {

@@ -15,8 +15,8 @@ namespace = "shop"
 vip = "10.96.0.10"
 ports = [{ name = "http", listen = 80 }]
 endpoints = [
-  { address = "127.0.0.1:8081", version = "v1" },
-  { address = "127.0.0.1:8082", version = "v2" },
+  { address = "127.0.0.1:8081", version = "v1", node = "n" },
+  { address = "127.0.0.1:8082", version = "v2", node = "n" },
 ]
 
 [[split]]
@@ -31,6 +31,15 @@ to = ["shop/payments"]
 [[allow]]
 name = "terminals"
 from = [{ cidr = "192.168.1.0/24" }]
+to = ["shop/payments"]
+
+[[node]]
+name = "edge-2"
+address = "10.0.0.12"
+
+[[allow]]
+name = "the-other-host"
+from = [{ node = "edge-2" }]
 to = ["shop/payments"]
 "#;
 
@@ -86,6 +95,13 @@ fn answers_name_the_rule_and_its_line() {
             "checkout-pays",
             Some("shop.toml:21"),
         ),
+        (
+            "node:edge-2",
+            "shop/payments:80",
+            "allowed",
+            "the-other-host",
+            Some("shop.toml:35"),
+        ),
         ("host", "127.9.9.9:8081", "denied", "default", None),
         ("host", "[::1]:8081", "denied", "default", None),
         ("host", "10.96.0.10:81", "denied", "-", None),
@@ -117,6 +133,7 @@ fn senseless_questions_are_told_from_denials() {
             "did you mean shop/checkout?",
         ),
         ("host", "shop/payments", "give a port"),
+        ("node:edge-9", "shop/payments:80", "no node edge-9"),
         ("host", "shop/payments:81", "it declares: 80 (http)"),
     ] {
         let problem = ask(source, destination).expect_err("a problem");

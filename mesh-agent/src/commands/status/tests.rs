@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::telemetry::status::{HealthView, LossView, RejectedView, RepairView};
+use crate::telemetry::tunnel::PoolView;
 
 const NOW: f64 = 1_795_253_400.0;
 
@@ -170,6 +171,40 @@ latest denials
   3s ago  17     denied   dev/shell  10.96.0.10:80/tcp                  unknown-caller                 curl\\u{1b}[2J[4242] uid 1000
 "
     );
+}
+
+#[test]
+fn other_nodes_and_certificates_are_told() {
+    let certificate = |name: &str, left: f64| CertificateView {
+        kind: "own".into(),
+        name: name.into(),
+        not_after_unix_seconds: NOW + left,
+    };
+    let status = Status {
+        tunnel: TunnelView {
+            outbound_flows: 3,
+            pool: PoolView {
+                hits: 90,
+                misses: 10,
+                idle: 6,
+                ..PoolView::default()
+            },
+            certificates: vec![
+                certificate("shop/cart", 86_400.0 * 30.0),
+                certificate("shop/old", -1.0),
+            ],
+            ..TunnelView::default()
+        },
+        ..healthy()
+    };
+    let text = rendered(status);
+    for expected in [
+        "flows 3 out, 0 in; 90 of 100 calls found a connection ready, 6 are",
+        "own   shop/cart  in 30d",
+        "own   shop/old   ENDED",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
 }
 
 #[test]
