@@ -22,7 +22,7 @@ pub(super) struct Directory {
     pub(super) index: Index,
     /// By number; the last one issues.
     pub(super) roots: Vec<Root>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// A root of the authority.
@@ -196,8 +196,18 @@ fn names(path: &Path) -> Result<Vec<String>, CaError> {
     entries.map(name).collect()
 }
 
+/// A locked directory.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing alone would not do while a process that is just being started has it open.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// One command at a time: two would issue from the same index.
-fn lock(path: &Path) -> Result<File, CaError> {
+fn lock(path: &Path) -> Result<Lock, CaError> {
     let directory = File::open(path).map_err(|error| CaError::file(path, error))?;
     let locked = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
     locked.map_err(|errno| match errno {
@@ -206,7 +216,7 @@ fn lock(path: &Path) -> Result<File, CaError> {
         }
         errno => CaError::file(path, errno),
     })?;
-    Ok(directory)
+    Ok(Lock(directory))
 }
 
 pub(super) fn root_file(number: u32) -> String {
