@@ -11,8 +11,9 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::shared::{Lasting, Refused, count};
+use super::trust::{Proven, Unproven};
 use super::view::Unfit;
-use super::worker::{Proven, Unproven, Worker};
+use super::worker::Worker;
 use crate::identity::{Identity, Refusal, Role};
 use crate::policy::model::ServiceName;
 use crate::tunnel::wire::{Code, Open};
@@ -31,7 +32,7 @@ pub(super) async fn serve(
     handshaking: Handshaking,
 ) {
     let counters = &worker.shared.counters;
-    let accepted = match Session::accept(stream, worker.server(), &handshaking).await {
+    let accepted = match Session::accept(stream, worker.peers.server(), &handshaking).await {
         Ok(accepted) => accepted,
         Err(error) => {
             count(&counters.server_failures);
@@ -46,12 +47,12 @@ pub(super) async fn serve(
         server_name,
         ..
     } = accepted;
-    let called = server_name.and_then(|name| worker.asked_for(&name));
+    let called = server_name.and_then(|name| worker.peers.asked_for(&name));
     let Some(Identity::Service(called)) = called else {
         return;
     };
     let chain = session.certificates().clone();
-    match worker.prove(chain, Role::Client, from) {
+    match worker.peers.prove(chain, Role::Client, from) {
         Ok(proven) => flows(&worker, session, Rc::new(proven), &called, from).await,
         Err(unproven) => {
             count(&counters.server_failures);
@@ -69,7 +70,7 @@ async fn flows(
     from: SocketAddr,
 ) {
     // Registered before any flow is judged: a change in between is not missed.
-    let _registered = worker.register(session.control(), Rc::clone(&proven));
+    let _registered = worker.peers.register(session.control(), Rc::clone(&proven));
     while let Ok(Some(open)) = session.next_open(IDLE).await {
         let outcome = match begin(worker, &proven, called, &open).await {
             Ok(app) => carry(worker, session, app).await,

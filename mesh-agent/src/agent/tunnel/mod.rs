@@ -8,6 +8,7 @@ mod listeners;
 mod outbound;
 mod shared;
 mod told;
+mod trust;
 mod view;
 mod worker;
 

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 
 use super::inbound::reason;
 use super::shared::{Lasting, Refused, count};
+use super::trust::{Key, Proven};
 use super::view::Target;
-use super::worker::{Key, Proven, Room, Worker};
+use super::worker::{Room, Worker};
 use crate::identity::{Identity, Refusal, Role, server_name};
 use crate::tunnel::wire::{Code, Open};
 use crate::tunnel::{Broken, Client, DialError, End, HandshakeError, OpenError, Peer, Session};
@@ -44,7 +45,7 @@ pub(super) async fn carry(
         Identity::Service(target.service.clone()),
         Arc::clone(&target.node),
     );
-    let trust = worker.trust();
+    let trust = worker.peers.changes();
     match opened(&worker, &key, &target, &open).await {
         Ok(session) => relay(&worker, key, session, app, trust).await,
         Err(failure) => {
@@ -69,10 +70,10 @@ async fn relay(
         chain: session.certificates().clone(),
         role: Role::Server,
     });
-    let _registered = worker.register(session.control(), Rc::clone(&proven));
+    let _registered = worker.peers.register(session.control(), Rc::clone(&proven));
     // A change while the flow was opened has not seen the session.
-    if worker.trust() != trust
-        && let Err(why) = worker.still_holds(&proven)
+    if worker.peers.changes() != trust
+        && let Err(why) = worker.peers.still_holds(&proven)
     {
         tracing::debug!(
             why,
@@ -96,7 +97,7 @@ async fn opened(
     target: &Target,
     open: &Open,
 ) -> Result<Session<Client>, Failure> {
-    let config = worker.client(key).ok_or(Failure::NoCertificate)?;
+    let config = worker.peers.client(key).ok_or(Failure::NoCertificate)?;
     let peer = Peer {
         address: SocketAddr::new(target.address, worker.shared.port),
         name: server_name(&key.1).ok_or(Failure::NoCertificate)?,

@@ -8,8 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::UnixTime;
 use tokio::net::TcpListener as AsyncListener;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
@@ -17,43 +15,16 @@ use tokio::time::sleep;
 
 use super::listeners::Order;
 use super::shared::{Phase, Recorder, Refused, Shared, count};
+use super::trust::{Key, Peers};
 use super::view::View;
 use super::{inbound, outbound};
 use crate::dataplane::TunnelMaps;
-use crate::identity::{Bundle, Identity, Refusal, Role, client_config, server_config, verify};
-use crate::tunnel::{Admission, AdmissionLimits, Chain, Control, Pool, PoolLimits};
+use crate::tunnel::{Admission, AdmissionLimits, Pool, PoolLimits};
 
 /// Most flows of a worker at a time, of each direction.
 const MOST_FLOWS: usize = 16 * 1024;
 /// How long nothing is accepted after accepting has failed, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Most configurations that are kept; they are made anew when needed.
-const MOST_CONFIGS: usize = 1024;
-
-/// What a warm connection may be used for: calls of whom, to whom, on which node.
-pub(super) type Key = (Identity, Identity, Arc<str>);
-
-/// What another node has proven.
-#[derive(Debug)]
-pub(super) struct Proven {
-    /// Who it speaks for.
-    pub(super) identity: Identity,
-    /// Which node it is.
-    pub(super) node: Arc<str>,
-    /// Its certificates, to be judged again when trust changes.
-    pub(super) chain: Chain,
-    /// As what it has proven itself.
-    pub(super) role: Role,
-}
-
-/// What trust amounts to now.
-struct Trusted {
-    bundle: Arc<Bundle>,
-    server: Arc<ServerConfig>,
-    /// Own services by the name they are asked for.
-    names: HashMap<String, Identity>,
-    clients: HashMap<Key, Arc<ClientConfig>>,
-}
 
 /// See the module.
 pub(super) struct Worker {
@@ -61,26 +32,9 @@ pub(super) struct Worker {
     pub(super) maps: RefCell<TunnelMaps>,
     pub(super) admission: Admission,
     pub(super) pool: Pool<Key>,
-    trusted: RefCell<Trusted>,
+    pub(super) peers: Rc<Peers>,
     recorder: RefCell<Recorder>,
-    /// Sessions that are there, with what their peers have proven.
-    live: RefCell<HashMap<u64, (Control, Rc<Proven>)>>,
-    next: Cell<u64>,
-    /// How often trust has changed.
-    trust: Cell<u64>,
     flows: Cell<usize>,
-}
-
-/// A session that can be cut, as long as it is held.
-pub(super) struct Registered {
-    worker: Rc<Worker>,
-    key: u64,
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.worker.live.borrow_mut().remove(&self.key);
-    }
 }
 
 /// A flow that counts against the worker's bound, as long as it is held.
@@ -113,17 +67,13 @@ pub(super) fn run(
 
 impl Worker {
     fn new(shared: Arc<Shared>, maps: TunnelMaps) -> Self {
-        let bundle = shared.store.bundle();
         let counters = Arc::clone(&shared.admission);
         Self {
             pool: Pool::new(PoolLimits::default(), Arc::clone(&shared.pool)),
             admission: Admission::new(AdmissionLimits::default(), counters),
             maps: RefCell::new(maps),
-            trusted: RefCell::new(Trusted::new(bundle)),
+            peers: Rc::new(Peers::new(Arc::clone(&shared))),
             recorder: RefCell::new(Recorder::new()),
-            live: RefCell::default(),
-            next: Cell::new(0),
-            trust: Cell::new(0),
             flows: Cell::new(0),
             shared,
         }
@@ -151,8 +101,7 @@ impl Worker {
                 },
                 Ok(()) = views.changed() => self.judge_again(),
                 Ok(()) = bundles.changed() => {
-                    let bundle = Arc::clone(&bundles.borrow_and_update());
-                    *self.trusted.borrow_mut() = Trusted::new(bundle);
+                    self.peers.trust(Arc::clone(&bundles.borrow_and_update()));
                     self.judge_again();
                 }
                 () = sleep(EXPIRY) => self.judge_again(),
@@ -170,13 +119,7 @@ impl Worker {
 
     /// Lets flows end by themselves, until the deadline.
     async fn drain(&self, deadline: Instant) {
-        let controls: Vec<Control> = self
-            .live
-            .borrow()
-            .values()
-            .map(|(control, _)| control.clone())
-            .collect();
-        controls.iter().for_each(Control::drain);
+        self.peers.drain();
         while self.flows.get() > 0 && Instant::now() < deadline {
             sleep(Duration::from_millis(20)).await;
         }
@@ -243,123 +186,16 @@ impl Worker {
         Arc::clone(&self.shared.view.borrow())
     }
 
-    pub(super) fn server(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.trusted.borrow().server)
-    }
-
-    /// The own service that a client has asked for by name.
-    pub(super) fn asked_for(&self, name: &str) -> Option<Identity> {
-        self.trusted.borrow().names.get(name).cloned()
-    }
-
-    /// The configuration for connections of a key; `None` without a certificate for the caller.
-    pub(super) fn client(&self, key: &Key) -> Option<Arc<ClientConfig>> {
-        let mut trusted = self.trusted.borrow_mut();
-        if let Some(config) = trusted.clients.get(key) {
-            return Some(Arc::clone(config));
-        }
-        let config = client_config(&trusted.bundle, &key.0, &key.1, &key.2)?;
-        if trusted.clients.len() >= MOST_CONFIGS {
-            trusted.clients.clear();
-        }
-        trusted.clients.insert(key.clone(), Arc::clone(&config));
-        Some(config)
-    }
-
-    /// Judges a peer's certificates.
-    ///
-    /// # Errors
-    ///
-    /// They prove nothing.
-    pub(super) fn prove(
-        &self,
-        chain: Chain,
-        role: Role,
-        from: SocketAddr,
-    ) -> Result<Proven, Unproven> {
-        let trusted = self.trusted.borrow();
-        let peer = verify(&chain, role, trusted.bundle.trust(), UnixTime::now())?;
-        let node = self.view().node_of(peer.node.as_ref(), from.ip());
-        Ok(Proven {
-            node: node.ok_or(Unproven::Node(peer.node, from))?,
-            identity: peer.identity,
-            chain,
-            role,
-        })
-    }
-
-    /// Has a session cut when its peer is no longer trusted. To be called before the peer is
-    /// judged, so that no change comes in between.
-    pub(super) fn register(self: &Rc<Self>, control: Control, proven: Rc<Proven>) -> Registered {
-        let key = self.next.get();
-        self.next.set(key + 1);
-        self.live.borrow_mut().insert(key, (control, proven));
-        Registered {
-            worker: Rc::clone(self),
-            key,
-        }
-    }
-
-    /// Whether a peer is still who it has proven to be, and may still be there.
-    pub(super) fn still_holds(&self, proven: &Proven) -> Result<(), String> {
-        let trusted = self.trusted.borrow();
-        let now = UnixTime::now();
-        let peer = verify(&proven.chain, proven.role, trusted.bundle.trust(), now);
-        peer.map_err(|refusal| refusal.to_string())?;
-        let view = self.view();
-        let fits = match proven.role {
-            Role::Client => view.caller(&proven.identity, &proven.node).map(drop),
-            Role::Server => view.is_placed(&proven.identity, &proven.node),
-        };
-        fits.map_err(|unfit| unfit.to_string())
-    }
-
-    /// Changes whenever trust does.
-    pub(super) fn trust(&self) -> u64 {
-        self.trust.get()
-    }
-
-    /// Cuts the sessions of peers that are no longer trusted.
+    /// Cuts and closes what is no longer trusted.
     fn judge_again(&self) {
-        self.trust.set(self.trust.get() + 1);
-        let live: Vec<_> = self.live.borrow().values().cloned().collect();
-        let mut known: HashMap<(*const _, Identity, Arc<str>), Result<(), String>> = HashMap::new();
-        for (control, proven) in live {
-            // Chains are shared: one for each peer.
-            let key = (
-                proven.chain.as_ptr(),
-                proven.identity.clone(),
-                Arc::clone(&proven.node),
-            );
-            let holds = known
-                .entry(key)
-                .or_insert_with(|| self.still_holds(&proven));
-            if let Err(why) = holds {
-                count(&self.shared.counters.revoked);
-                self.record(Refused {
-                    reason: mesh_common::Reason::CertificateRevoked,
-                    source: proven.identity.to_string(),
-                    destination: "-".into(),
-                    dialled: None,
-                    peer: None,
-                    detail: format!("a live connection was cut: {why}"),
-                });
-                control.cut();
-            }
-        }
-        let purged = self.pool.purge(|(_, called, node), session| {
-            let proven = Proven {
-                identity: called.clone(),
-                node: Arc::clone(node),
-                chain: session.certificates().clone(),
-                role: Role::Server,
-            };
-            self.still_holds(&proven).is_err()
-        });
+        self.peers.judge_again(|refused| self.record(refused));
+        let purged = self
+            .pool
+            .purge(|key, session| !self.peers.still_hold(key, session));
         if purged > 0 {
             tracing::info!(
                 purged,
-                "warm connections closed: their peers are not trusted any more"
+                "connections closed that were ready: trust has changed"
             );
         }
     }
@@ -367,31 +203,6 @@ impl Worker {
     pub(super) fn record(&self, refused: Refused) {
         self.recorder.borrow_mut().record(&self.shared, refused);
     }
-}
-
-impl Trusted {
-    fn new(bundle: Arc<Bundle>) -> Self {
-        let names = bundle
-            .identities()
-            .map(|own| (own.identity.server_name(), own.identity.clone()));
-        Self {
-            server: server_config(&bundle),
-            names: names.collect(),
-            clients: HashMap::new(),
-            bundle,
-        }
-    }
-}
-
-/// Why a peer is nobody.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Unproven {
-    /// Its certificates.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It is no node of the policy.
-    #[error("{} is no node of the policy: declare it by [[node]]", .0.as_deref().map_or_else(|| .1.ip().to_string(), str::to_owned))]
-    Node(Option<Arc<str>>, SocketAddr),
 }
 
 fn close(tasks: Option<Vec<AbortHandle>>) {
