@@ -33,8 +33,8 @@ pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
         return leave(&policy, &dialled, hook);
     };
     let mut call = Call::new(ctx, &policy, &dialled, &destination, hook);
-    call.for_whom();
-    let mut decision = call.judge();
+    let creator = call.for_whom();
+    let mut decision = call.judge(&creator);
     if decision.allows()
         && let Err(reason) = call.route()
     {
@@ -56,7 +56,7 @@ pub(crate) fn send(ctx: &SockAddr, hook: Hook) -> bool {
         return leave(&policy, &dialled, hook);
     };
     let call = Call::new(ctx, &policy, &dialled, &destination, hook);
-    let mut decision = call.judge();
+    let mut decision = call.judge(&call.creator());
     let mut known_flow = false;
     if decision.allows() {
         match call.send() {
@@ -159,30 +159,38 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The agent calls for somebody on another node, whatever process it is itself.
+    /// Who made the socket.
     #[inline(always)]
-    fn for_whom(&mut self) {
-        if let Some(state) = self.ctx.storage(&SOCKETS)
-            && state.flags & socket_flag::TUNNEL != 0
-        {
-            self.caller = Caller::proven(self.policy, state);
-            self.tunnel = socket_flag::TUNNEL;
+    fn creator(&self) -> Process {
+        let mut creator = Process { cgroup: 0, uid: 0 };
+        if let Some(state) = self.ctx.storage(&SOCKETS) {
+            creator = Process::creator(state);
         }
+        creator
+    }
+
+    /// Finds out for whom the agent calls, if that is who calls, and who made the socket.
+    #[inline(always)]
+    fn for_whom(&mut self) -> Process {
+        let mut creator = Process { cgroup: 0, uid: 0 };
+        if let Some(state) = self.ctx.storage(&SOCKETS) {
+            creator = Process::creator(state);
+            if state.flags & socket_flag::TUNNEL != 0 {
+                self.caller = Caller::proven(self.policy, state);
+                self.tunnel = socket_flag::TUNNEL;
+                creator = self.process;
+            }
+        }
+        creator
     }
 
     #[inline(always)]
-    fn judge(&self) -> Decision {
-        let mut creator = Process { cgroup: 0, uid: 0 };
-        if self.tunnel != 0 {
-            creator = self.process;
-        } else if let Some(state) = self.ctx.storage(&SOCKETS) {
-            creator = Process::creator(state);
-        }
+    fn judge(&self, creator: &Process) -> Decision {
         verdict::judge(
             self.policy,
             &self.caller,
             &self.process,
-            &creator,
+            creator,
             self.destination,
         )
     }
