@@ -1,16 +1,17 @@
-//! The few bpf(2) calls the agent needs and aya 0.14 does not offer, and its heap.
+//! The few bpf(2) calls the agent needs and aya 0.14 does not offer, its heap, and what it inherits.
 //!
 //! Comes in: file descriptors and paths. Goes out: file descriptors and program ids. This is
 //! the only userspace crate with `unsafe` code, so that the agent can forbid it.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod inherited;
 pub mod memory;
 
 use std::ffi::CString;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -192,7 +193,15 @@ pub fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 ///
 /// The kernel's error.
 pub fn netns_cookie() -> io::Result<u64> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    netns_cookie_of(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.as_fd())
+}
+
+/// Cookie of the network namespace that a socket is in (`SO_NETNS_COOKIE`, Linux 5.14).
+///
+/// # Errors
+///
+/// `ENOTSOCK` if it is none; the kernel's error otherwise.
+pub fn netns_cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes, the size of `cookie`.

@@ -37,7 +37,7 @@ use self::saved::Saved;
 use self::shares::Opened;
 pub use self::sweep::Sweeper;
 use self::sweep::Sweeps;
-use self::tunnel::{Tunnel, View};
+use self::tunnel::{Inherited, Tunnel, View};
 use crate::admin::{Rejected, Reloaded};
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
@@ -302,19 +302,22 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts to carry calls between nodes.
+    /// Starts to carry calls between nodes, with listeners that the service manager has passed on.
     ///
     /// # Errors
     ///
     /// There are no threads, or the maps are gone.
-    fn start_tunnel(&self) -> Result<(), StartError> {
+    fn start_tunnel(&self, inherited: Inherited) -> Result<(), StartError> {
         let denials = Arc::clone(&self.denials);
         let note = move |denial| lock(&denials).note(denial);
-        let started = Tunnel::start(&self.config, &lock(&self.dataplane), note)?;
+        let started = Tunnel::start(&self.config, &lock(&self.dataplane), inherited, note)?;
         let mut state = lock(&self.state);
-        if let Some(current) = state.current.clone() {
-            started.publish(self.view_of(&current.policy, &mut state.ids));
-        }
+        let view = match state.current.clone() {
+            Some(current) => self.view_of(&current.policy, &mut state.ids),
+            // What an earlier agent listened for is not wanted, as long as nobody knows why.
+            None => View::default(),
+        };
+        started.publish(view);
         drop(state);
         started.settle();
         *lock(&self.tunnel) = Some(started);

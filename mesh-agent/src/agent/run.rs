@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
+use mesh_sys::inherited;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
@@ -27,6 +28,8 @@ const RESCAN: Duration = Duration::from_secs(30);
 const TIDY: Duration = Duration::from_secs(10);
 /// How often it is looked whether everything is in force.
 const HEALTH: Duration = Duration::from_secs(2);
+/// How long an agent takes to stop that has no flows.
+const BESIDES_DRAINING: Duration = Duration::from_secs(10);
 /// From linux/rtnetlink.h: groups for IPv4 and IPv6 interface addresses.
 const RTMGRP_IPV4_IFADDR: u32 = 0x10;
 /// See [`RTMGRP_IPV4_IFADDR`].
@@ -38,6 +41,11 @@ const RTMGRP_IPV6_IFADDR: u32 = 0x100;
 ///
 /// It does not start.
 pub fn run(config: AgentConfig) -> Result<(), StartError> {
+    // Before anything is opened and any thread is started.
+    let inherited = inherited::take().unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the service manager passes on is not taken");
+        Vec::new()
+    });
     let signals = block_signals()?;
     std::fs::create_dir_all(&config.paths.run_dir)?;
     let server = admin::Server::bind(admin::Options {
@@ -46,10 +54,11 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
         ..admin::Options::default()
     })
     .map_err(io::Error::other)?;
+    let drain = config.tunnel.drain;
     let watch = Watch::new(&config.paths.config_dir)?;
     let certificates = CertificateWatch::new()?;
     let (agent, reader, sweeper) = Agent::start(config)?;
-    agent.start_tunnel()?;
+    agent.start_tunnel(inherited)?;
     let running = server
         .start(std::sync::Arc::clone(&agent) as _)
         .map_err(io::Error::other)?;
@@ -57,7 +66,10 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     tracing::info!("ready");
     certificates.renew(&agent.certificate_directories());
     Loop::new(&agent, signals, watch, certificates)?.run()?;
-    notify(&[NotifyState::Stopping]);
+    notify(&[
+        NotifyState::Stopping,
+        NotifyState::ExtendTimeoutUsec(time_to_stop(drain)),
+    ]);
     agent.stop_tunnel();
     drop((running, reader, sweeper));
     tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
@@ -74,6 +86,12 @@ pub fn load(config: AgentConfig) -> Result<(), StartError> {
     drop((reader, sweeper, agent));
     tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
     Ok(())
+}
+
+/// How long the service manager is to wait for the end, microseconds.
+fn time_to_stop(drain: Duration) -> u32 {
+    let micros = (drain + BESIDES_DRAINING).as_micros();
+    u32::try_from(micros).unwrap_or(u32::MAX)
 }
 
 /// Blocks the signals the loop waits for, in every thread that is started later.

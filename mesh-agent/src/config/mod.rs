@@ -9,6 +9,7 @@ mod tests;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 use crate::policy::parse::LocalNode;
@@ -70,6 +71,8 @@ pub struct Tunnel {
     pub listen: SocketAddr,
     /// Directory of keys and certificates.
     pub certificates: PathBuf,
+    /// How long flows may go on once the agent is told to stop.
+    pub drain: Duration,
 }
 
 /// The administrative interface.

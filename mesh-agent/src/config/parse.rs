@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_common::header_flag;
 use toml::de::DeValue;
@@ -161,12 +162,31 @@ fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
 fn tunnel(fields: &mut Fields<'_, '_>) -> Option<Tunnel> {
     let listen = fields.optional("listen", decode::socket_address);
     let certificates = fields.optional("certificates", path);
+    let drain = fields.optional("drain", drain);
     Some(Tunnel {
         listen: listen.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15008)), |v| {
             v.value
         }),
         certificates: certificates.map_or_else(|| "/etc/mesh/tls".into(), |v| v.value),
+        drain: drain.map_or(Duration::from_secs(5), |v| v.value),
     })
+}
+
+/// How long flows may go on: none at all is a choice, too.
+fn drain(value: Value<'_>) -> Result<Duration, Diagnostic> {
+    let text = decode::text(value, "a duration in quotes, such as \"5s\"")?;
+    decode::seconds(text)
+        .filter(|seconds| !text.is_empty() && *seconds <= MOST_DRAIN)
+        .map(Duration::from_secs)
+        .ok_or_else(|| {
+            value
+                .error(
+                    "invalid-duration",
+                    format!("`{text}` is not how long flows may go on"),
+                    "from 0s to 1h",
+                )
+                .help("write a number and s, m or h: \"5s\", \"2m\", or \"0s\" to cut them at once")
+        })
 }
 
 fn admin(fields: &mut Fields<'_, '_>) -> Option<Admin> {
@@ -225,6 +245,9 @@ fn bytes(text: &str) -> Option<u64> {
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
+
+/// Longest time that an agent may take to stop, seconds.
+const MOST_DRAIN: u64 = 3600;
 
 const KINDS: &[(&str, u32)] = &[
     ("raw", header_flag::ALLOW_RAW),

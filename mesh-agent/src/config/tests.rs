@@ -1,6 +1,7 @@
 //! agent.toml: defaults, everything set, and mistakes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{AgentConfig, LogLevel};
 
@@ -12,6 +13,7 @@ fn the_example_says_the_defaults() {
     assert_eq!(example, defaults.expect("the defaults"));
     assert_eq!(example.limits.memory, 32 << 20);
     assert_eq!(example.tunnel.listen.to_string(), "0.0.0.0:15008");
+    assert_eq!(example.tunnel.drain, Duration::from_secs(5));
     assert_eq!(example.admin.listen.to_string(), "127.0.0.1:15020");
     assert_eq!(
         (example.log.level, example.log.kernel),
@@ -37,6 +39,7 @@ cgroup_root = "/e"
 [tunnel]
 listen = "[::]:1"
 certificates = "/f"
+drain = "0s"
 [admin]
 listen = "127.0.0.1:2"
 [limits]
@@ -48,6 +51,7 @@ kernel = "trace"
     let config = AgentConfig::parse("agent.toml", text).expect("a configuration");
     assert_eq!(config.paths.cgroup_root.as_deref(), Some(Path::new("/e")));
     assert_eq!(config.tunnel.certificates, Path::new("/f"));
+    assert_eq!(config.tunnel.drain, Duration::ZERO);
     assert_eq!(config.limits.memory, 1 << 30);
     assert_eq!(config.log.kernel.name(), "trace");
 }
@@ -72,6 +76,10 @@ fn mistakes() {
         ("invalid-path", 2, "[paths]\nrun_dir = \"/run/../etc\"\n"),
         ("invalid-path", 2, "[paths]\nrun_dir = \"\"\n"),
         ("invalid-address", 2, "[tunnel]\nlisten = \"15008\"\n"),
+        ("invalid-duration", 2, "[tunnel]\ndrain = \"5\"\n"),
+        ("invalid-duration", 2, "[tunnel]\ndrain = \"\"\n"),
+        ("invalid-duration", 2, "[tunnel]\ndrain = \"61m\"\n"),
+        ("wrong-type", 2, "[tunnel]\ndrain = 5\n"),
         (
             "invalid-address",
             2,

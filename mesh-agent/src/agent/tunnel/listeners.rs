@@ -2,22 +2,23 @@
 //!
 //! One thread, because it moves between network namespaces. It opens listeners where processes
 //! are, gives each worker its own, tells the kernel side, and closes them when the namespace has
-//! nobody left: a listener would keep it alive.
+//! nobody left: a listener would keep it alive. The service manager keeps them while no agent runs, so
+//! that calls wait for the next one.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use mesh_sys::netns_cookie;
 use nix::errno::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
-use crate::agent::lock;
+use super::fdstore::{FdStore, Kind, Whose};
+use super::wanted::{Findings, Wanted};
 use crate::dataplane::TunnelMaps;
 use crate::dataplane::netns::{self, Netns};
 
@@ -27,8 +28,6 @@ const PORTS: std::ops::RangeInclusive<u16> = 15_001..=15_007;
 const MOST: usize = 512;
 /// Connections that wait for a worker, for each listener.
 const BACKLOG: i32 = 1024;
-/// How often new namespaces are looked for when nothing says that there is one.
-const REGULARLY: Duration = Duration::from_secs(5);
 
 /// What a worker does with listeners.
 #[derive(Debug)]
@@ -54,92 +53,8 @@ pub(super) enum Order {
     Deny,
 }
 
-/// Tells the thread what is wanted.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    want: Want,
-    look: bool,
-    /// Whether everything that was wanted is done.
-    done: bool,
-    stop: bool,
-    found: Findings,
-}
-
-/// What is to be listened for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Want {
-    /// Calls to other nodes.
-    pub(super) calls: bool,
-    /// Connections of other nodes, at this address.
-    pub(super) peers: Option<SocketAddr>,
-}
-
-/// What there is to tell of listeners.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Findings {
-    /// Namespaces with listeners.
-    pub(super) open: u64,
-    /// Namespaces where none could be opened, or that were too many.
-    pub(super) failed: u64,
-    /// Why connections of other nodes are not taken.
-    pub(super) deaf: Option<String>,
-}
-
-impl Wanted {
-    /// Says what to listen for, and has it done.
-    pub(super) fn set(&self, want: Want) {
-        let mut state = lock(&self.state);
-        state.want = want;
-        state.look = true;
-        state.done = false;
-        self.changed.notify_all();
-    }
-
-    /// A call found no listener: its namespace may be new.
-    pub(super) fn look(&self) {
-        let mut state = lock(&self.state);
-        if state.want.calls {
-            state.look = true;
-            self.changed.notify_all();
-        }
-    }
-
-    /// Waits until what is wanted is done, but no longer than `limit`.
-    pub(super) fn settle(&self, limit: Duration) {
-        let waits = |state: &mut State| !state.done && !state.stop;
-        // What is not done by then is refused until it is.
-        let _ = self
-            .changed
-            .wait_timeout_while(lock(&self.state), limit, waits);
-    }
-
-    pub(super) fn stop(&self) {
-        lock(&self.state).stop = true;
-        self.changed.notify_all();
-    }
-
-    pub(super) fn findings(&self) -> Findings {
-        lock(&self.state).found.clone()
-    }
-
-    /// Waits for something to do: what to listen for. `None` at the end.
-    fn next(&self) -> Option<Want> {
-        let idle = |state: &mut State| !state.look && !state.stop;
-        let (mut state, _) = self
-            .changed
-            .wait_timeout_while(lock(&self.state), REGULARLY, idle)
-            .unwrap_or_else(PoisonError::into_inner);
-        state.look = false;
-        (!state.stop).then_some(state.want)
-    }
-}
-
+/// Listeners of each worker.
+type Sets = Vec<Vec<TcpListener>>;
 /// Hands an order to worker number so and so; whether it took it.
 type Hand = Box<dyn Fn(usize, Order) -> bool + Send>;
 
@@ -153,6 +68,8 @@ pub(super) struct Listeners {
     hand: Hand,
     /// Cookie of each namespace with listeners, by inode.
     open: BTreeMap<u64, u64>,
+    /// What an earlier agent has left, and what the next one will find.
+    kept: FdStore,
     /// Where connections of other nodes are taken.
     serving: Option<SocketAddr>,
     deaf: Option<String>,
@@ -168,6 +85,7 @@ impl Listeners {
         maps: TunnelMaps,
         below: String,
         workers: usize,
+        kept: FdStore,
         hand: Hand,
     ) -> Self {
         Self {
@@ -177,6 +95,7 @@ impl Listeners {
             workers,
             hand,
             open: BTreeMap::new(),
+            kept,
             serving: None,
             deaf: None,
             own: None,
@@ -184,7 +103,8 @@ impl Listeners {
         }
     }
 
-    /// Works until it is told to stop. Calls go on to the same ports then, where nobody answers.
+    /// Works until it is told to stop. Calls go on to the same ports then, where they wait if the
+    /// service manager keeps the listeners, and are refused if it does not.
     pub(super) fn run(mut self) {
         self.own = Netns::current().ok();
         let mut first = true;
@@ -203,15 +123,14 @@ impl Listeners {
             }
             if std::mem::take(&mut first) {
                 self.forget_strangers();
+                self.kept.forget_rest();
             }
-            let mut state = lock(&self.wanted.state);
-            state.found = Findings {
+            self.wanted.done(Findings {
                 open: self.open.len() as u64,
                 failed: self.failed.len() as u64,
                 deaf: self.deaf.clone(),
-            };
-            state.done = !state.look;
-            self.wanted.changed.notify_all();
+                unkept: self.kept.problem(),
+            });
         }
     }
 
@@ -222,6 +141,7 @@ impl Listeners {
         }
         let Some(at) = address else {
             self.serving = None;
+            self.kept.forget(|whose| whose.kind == Kind::Peers);
             for worker in 0..self.workers {
                 // One that has ended takes none either.
                 let _ = (self.hand)(worker, Order::Deny);
@@ -244,11 +164,18 @@ impl Listeners {
         if let Some(own) = &self.own {
             own.enter()?;
         }
-        let alone = self.listener(at, false)?;
-        // Now nobody else has it, and the workers can share it.
-        drop(alone);
-        for worker in 0..self.workers {
-            let listeners = vec![self.listener(at, true)?];
+        let whose = Whose {
+            kind: Kind::Peers,
+            netns: netns_cookie()?,
+        };
+        let there = self.kept.take(whose, at);
+        if there.is_empty() {
+            // Alone first: now nobody else has it, and the workers can share it.
+            drop(self.listener(at, false)?);
+        }
+        let mut sets = self.empty_sets();
+        self.share(whose, at, there, &mut sets)?;
+        for (worker, listeners) in sets.into_iter().enumerate() {
             if !(self.hand)(worker, Order::Serve { listeners }) {
                 return Err(io::Error::other("a worker has ended"));
             }
@@ -263,6 +190,7 @@ impl Listeners {
         for inode in gone {
             if let Some(netns) = self.open.remove(&inode) {
                 self.maps.withdraw(netns);
+                self.kept.forget(|whose| whose == calls(netns));
                 for worker in 0..self.workers {
                     (self.hand)(worker, Order::Close { netns });
                 }
@@ -323,21 +251,19 @@ impl Listeners {
         Ok(Some(cookie))
     }
 
-    /// Listeners for each worker, all on the first port that is free: the one that calls went to
-    /// before, if any did.
-    fn bind(&mut self, cookie: u64) -> io::Result<(u16, Vec<Vec<TcpListener>>)> {
+    /// Listeners for each worker, all on one port: that of the listeners which an earlier agent has left,
+    /// or else the first that is free, beginning with the one that calls went to before.
+    fn bind(&mut self, cookie: u64) -> io::Result<(u16, Sets)> {
         let announced = self.maps.announced().into_iter();
-        let before = announced.filter(|(netns, _)| *netns == cookie);
-        let ports: Vec<u16> = before.map(|(_, port)| port).chain(PORTS).collect();
-        for port in ports {
-            // Alone first: a port that is shared is shared with whoever has it.
-            let alone = self.bind_at(port, false).map(drop);
-            let mut all = || {
-                (0..self.workers)
-                    .map(|_| self.bind_at(port, true))
-                    .collect()
-            };
-            match alone.and_then(|()| all()) {
+        let mut before = announced.filter(|(netns, _)| *netns == cookie);
+        let before = before.next().map(|(_, port)| port);
+        let left = self.kept.ports(calls(cookie));
+        let found = before.filter(|port| left.contains(port));
+        if let Some(port) = found.or_else(|| left.into_iter().find(|port| PORTS.contains(port))) {
+            return Ok((port, self.bind_beside(cookie, port)));
+        }
+        for port in before.into_iter().chain(PORTS) {
+            match self.bind_alone(cookie, port) {
                 Err(error) if is_taken(&error) => {}
                 sets => return Ok((port, sets?)),
             }
@@ -350,13 +276,63 @@ impl Listeners {
         Err(io::Error::other(message))
     }
 
-    fn bind_at(&mut self, port: u16, shared: bool) -> io::Result<Vec<TcpListener>> {
-        let v4 = self.listener((Ipv4Addr::LOCALHOST, port).into(), shared)?;
-        match self.listener((Ipv6Addr::LOCALHOST, port).into(), shared) {
-            Ok(v6) => Ok(vec![v4, v6]),
-            Err(error) if lacks_ipv6(&error) => Ok(vec![v4]),
-            Err(error) => Err(error),
+    /// The listeners that an earlier agent has left, and more for workers that get none of them.
+    fn bind_beside(&mut self, cookie: u64, port: u16) -> Sets {
+        let mut sets = self.empty_sets();
+        for at in loopback(port) {
+            let there = self.kept.take(calls(cookie), at);
+            // Whatever it is, calls that wait in the others are to be taken.
+            if let Err(error) = self.share(calls(cookie), at, there, &mut sets)
+                && !lacks_ipv6(&error)
+            {
+                tracing::warn!(%at, %error, "cannot open more listeners beside those there are");
+            }
         }
+        sets
+    }
+
+    /// New listeners at a port that nobody else has.
+    fn bind_alone(&mut self, cookie: u64, port: u16) -> io::Result<Sets> {
+        let mut sets = self.empty_sets();
+        for at in loopback(port) {
+            // Alone first: a port that is shared is shared with whoever has it.
+            let alone = self.listener(at, false).map(drop);
+            match alone.and_then(|()| self.share(calls(cookie), at, Vec::new(), &mut sets)) {
+                Err(error) if at.is_ipv6() && lacks_ipv6(&error) => {}
+                Err(error) => {
+                    self.kept.forget(|whose| whose == calls(cookie));
+                    return Err(error);
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(sets)
+    }
+
+    /// Gives the listeners that are there to the workers, and opens more for those that get none. Who has
+    /// several takes from all: connections may wait in any.
+    fn share(
+        &mut self,
+        whose: Whose,
+        at: SocketAddr,
+        there: Vec<TcpListener>,
+        sets: &mut [Vec<TcpListener>],
+    ) -> io::Result<()> {
+        let served = there.len();
+        for (set, listener) in (0..sets.len()).cycle().zip(there) {
+            sets[set].push(listener);
+        }
+        for set in sets.iter_mut().skip(served) {
+            let listener = self.listener(at, true)?;
+            self.kept.keep(whose, at, &listener);
+            set.push(listener);
+        }
+        Ok(())
+    }
+
+    /// No listeners for any worker.
+    fn empty_sets(&self) -> Sets {
+        (0..self.workers).map(|_| Vec::new()).collect()
     }
 
     fn listener(&mut self, at: SocketAddr, shared: bool) -> io::Result<TcpListener> {
@@ -376,6 +352,18 @@ impl Listeners {
         listen(&socket, BACKLOG)?;
         Ok(socket.into())
     }
+}
+
+fn calls(netns: u64) -> Whose {
+    let kind = Kind::Calls;
+    Whose { kind, netns }
+}
+
+fn loopback(port: u16) -> [SocketAddr; 2] {
+    [
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv6Addr::LOCALHOST, port).into(),
+    ]
 }
 
 fn is_taken(error: &io::Error) -> bool {

@@ -3,6 +3,7 @@
 //! Comes in: the policy, the certificates, connections that the kernel sends here and those of
 //! other nodes. Goes out: flows, records, counts. Workers share nothing but what [`shared`] has.
 
+mod fdstore;
 mod inbound;
 mod listeners;
 mod outbound;
@@ -10,11 +11,13 @@ mod shared;
 mod told;
 mod trust;
 mod view;
+mod wanted;
 mod worker;
 
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, available_parallelism};
@@ -23,9 +26,11 @@ use std::time::{Duration, Instant};
 use rustls_pki_types::UnixTime;
 use tokio::sync::{mpsc, watch};
 
-use self::listeners::{Listeners, Want, Wanted};
+use self::fdstore::FdStore;
+use self::listeners::Listeners;
 use self::shared::{Counters, Phase, Shared};
 pub(crate) use self::view::View;
+use self::wanted::{Want, Wanted};
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::identity::Store;
@@ -36,22 +41,26 @@ use crate::telemetry::tunnel::TunnelView;
 const MOST_WORKERS: usize = 4;
 /// Orders that wait for a worker.
 const ORDERS: usize = 64;
-/// How long flows may go on once the agent is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long an agent that starts waits for its listeners.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Stack of a worker: handshakes are what needs most.
 const STACK: usize = 512 << 10;
 
+/// File descriptors that the service manager has passed on, with their names.
+pub(crate) type Inherited = Vec<(OwnedFd, String)>;
+
 /// The tunnel; dropping it drains it.
 pub(crate) struct Tunnel {
     shared: Arc<Shared>,
     listen: SocketAddr,
+    /// How long flows may go on once the agent is told to stop.
+    drain: Duration,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Tunnel {
-    /// Starts it without a policy: nothing is listened for yet.
+    /// Starts it without a policy: nothing is listened for yet. `inherited` is what the service manager
+    /// has passed on, with its names.
     ///
     /// # Errors
     ///
@@ -59,6 +68,7 @@ impl Tunnel {
     pub(crate) fn start(
         config: &AgentConfig,
         dataplane: &Dataplane,
+        inherited: Inherited,
         note: impl Fn(DenialView) + Send + Sync + 'static,
     ) -> Result<Self, DataplaneError> {
         let domain = &config.node.trust_domain;
@@ -80,13 +90,18 @@ impl Tunnel {
         let mut tunnel = Self {
             shared,
             listen: config.tunnel.listen,
+            drain: config.tunnel.drain,
             threads: Vec::new(),
         };
-        tunnel.start_threads(dataplane)?;
+        tunnel.start_threads(dataplane, FdStore::new(inherited))?;
         Ok(tunnel)
     }
 
-    fn start_threads(&mut self, dataplane: &Dataplane) -> Result<(), DataplaneError> {
+    fn start_threads(
+        &mut self,
+        dataplane: &Dataplane,
+        kept: FdStore,
+    ) -> Result<(), DataplaneError> {
         let workers = available_parallelism()
             .map_or(1, NonZero::get)
             .min(MOST_WORKERS);
@@ -110,6 +125,7 @@ impl Tunnel {
             dataplane.tunnel()?,
             dataplane.hierarchy().prefix().to_owned(),
             workers,
+            kept,
             Box::new(hand),
         );
         self.spawn("listeners".into(), move || listeners.run())?;
@@ -180,7 +196,7 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         self.shared.wanted.stop();
-        let deadline = Instant::now() + DRAIN;
+        let deadline = Instant::now() + self.drain;
         self.shared.phase.send_replace(Phase::Draining(deadline));
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {

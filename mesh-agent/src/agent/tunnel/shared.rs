@@ -9,8 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 use mesh_common::{Hook, Reason, Verdict};
 use tokio::sync::watch;
 
-use super::listeners::Wanted;
 use super::view::View;
+use super::wanted::Wanted;
 use crate::identity::Store;
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::time::unix_seconds;

@@ -85,7 +85,10 @@ pub(super) fn view(shared: &Shared) -> TunnelView {
             .iter()
             .map(certificate)
             .collect(),
-        problems: problems.chain(listeners.deaf).collect(),
+        problems: problems
+            .chain(listeners.deaf)
+            .chain(listeners.unkept)
+            .collect(),
     }
 }
 

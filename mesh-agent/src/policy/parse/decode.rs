@@ -256,7 +256,8 @@ pub(crate) fn duration(value: Value<'_>) -> Result<Duration, Diagnostic> {
         })
 }
 
-fn seconds(text: &str) -> Option<u64> {
+/// What a duration such as `1h30m` says; nothing for what is none.
+pub(crate) fn seconds(text: &str) -> Option<u64> {
     let mut total = 0u64;
     let mut rest = text;
     while !rest.is_empty() {
