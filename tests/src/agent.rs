@@ -78,7 +78,8 @@ impl AgentProcess {
         Self::run(sandbox, command)?.wait_until_ready(sandbox)
     }
 
-    fn wait_until_ready(self, sandbox: &Sandbox) -> io::Result<Self> {
+    /// Waits until it is ready; an error has its log.
+    pub(crate) fn wait_until_ready(self, sandbox: &Sandbox) -> io::Result<Self> {
         let mut agent = self;
         let deadline = Instant::now() + scaled(START);
         while Instant::now() < deadline {
@@ -102,7 +103,8 @@ impl AgentProcess {
         Self::run(sandbox, Command::new(binary()))
     }
 
-    fn run(sandbox: &Sandbox, mut command: Command) -> io::Result<Self> {
+    /// Starts what becomes the agent.
+    pub(crate) fn run(sandbox: &Sandbox, mut command: Command) -> io::Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)

@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod interrupt;
 pub mod kernel;
 mod leftovers;
+pub mod manager;
 pub mod mesh;
 pub mod names;
 pub mod netns;

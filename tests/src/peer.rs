@@ -272,7 +272,7 @@ impl Drop for Peer {
 }
 
 /// The peer's binary, which cargo builds beside this program.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let mut directory = env::current_exe().unwrap_or_default();
     directory.pop();
     if directory.ends_with("deps") {

@@ -19,7 +19,7 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Sets what a connection between two agents needs: small frames leave at once, and a peer that
 /// vanished is noticed.
 pub(super) fn prepare_tunnel(stream: &TcpStream) -> io::Result<()> {
-    prepare_app(stream)?;
+    stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
@@ -28,9 +28,17 @@ pub(super) fn prepare_tunnel(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets what a connection with an application needs.
+/// Sets what a connection with an application needs. Until [`release`] it ends by RST whatever
+/// happens, even if this process is killed: FIN would say that all there was to say has been said.
 pub(super) fn prepare_app(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
     stream.set_nodelay(true)
+}
+
+/// Closes a connection with an application that has ended as it should.
+pub(super) fn release(stream: TcpStream) {
+    // If it fails, the application is reset after all has been said.
+    let _ = sockopt::set_socket_linger(&stream, None);
 }
 
 /// Closes with RST.

@@ -25,6 +25,7 @@ use serde_json::Value;
 use super::protocol::{Dial, Outcome, PATIENCE, Request, Socket};
 use super::{dial, script, serve};
 use crate::cgroup;
+use crate::manager::{MANAGED, become_agent};
 use crate::netns;
 use crate::patience::scaled;
 
@@ -42,6 +43,11 @@ pub fn run() -> Result<()> {
         && first == CHILD
     {
         return dial_as_child(dial);
+    }
+    if let [first, rest @ ..] = arguments.as_slice()
+        && first == MANAGED
+    {
+        return become_agent(rest);
     }
     let (cgroup, options) = arguments.split_first().context("which cgroup?")?;
     cgroup::join(Path::new(cgroup)).with_context(|| format!("cannot join {cgroup}"))?;

@@ -96,7 +96,7 @@ struct Flow {
 
 impl<R: Role> Relay<R> {
     pub(super) fn new(link: Box<Link>, app: TcpStream) -> Self {
-        // Delay is all that an error here means.
+        // Delay, or FIN if this process is killed, is all that an error here means.
         let _ = socket::prepare_app(&app);
         let flow = Flow {
             link,
@@ -256,6 +256,9 @@ impl Flow {
                 socket::reset(app);
             }
             return (outcome(end.unwrap_or(End::Broken(broken))), None);
+        }
+        if let Some(app) = app {
+            socket::release(app);
         }
         let outcome = outcome(end.unwrap_or(End::Finished));
         link.end_flow(received == Some(Terminal::End));
