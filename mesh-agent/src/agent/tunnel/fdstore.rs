@@ -4,7 +4,7 @@
 //! (`sd_pid_notify_with_fds(3)`). What waits in the backlog of a kept listener is the next agent's.
 //! A kept listener keeps its network namespace, so none may be forgotten there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fmt;
 use std::io;
@@ -63,8 +63,10 @@ pub(super) struct FdStore {
     offered: Vec<(Name, TcpListener)>,
     /// What the service manager has.
     kept: BTreeSet<Name>,
-    /// Listeners that it has not.
-    unkept: u64,
+    /// Whether it was said that it has not all.
+    warned: bool,
+    /// How many listeners it has not.
+    unkept: BTreeMap<Whose, u64>,
 }
 
 impl FdStore {
@@ -76,7 +78,8 @@ impl FdStore {
             limit: limit.unwrap_or(MOST).min(MOST),
             offered: Vec::new(),
             kept: BTreeSet::new(),
-            unkept: 0,
+            warned: false,
+            unkept: BTreeMap::new(),
         };
         if store.manager && limit.is_none() && inherited.is_empty() {
             tracing::info!(
@@ -163,10 +166,10 @@ impl FdStore {
             None => Err(io::Error::other("it has too many")),
         };
         if let Err(error) = sent {
-            if self.unkept == 0 {
+            if !std::mem::replace(&mut self.warned, true) {
                 tracing::warn!(%error, "the service manager does not keep all listeners over a restart");
             }
-            self.unkept += 1;
+            *self.unkept.entry(whose).or_default() += 1;
         }
     }
 
@@ -174,6 +177,7 @@ impl FdStore {
     /// are closed, too.
     pub(super) fn forget(&mut self, which: impl Fn(Whose) -> bool) {
         self.offered.retain(|(name, _)| !which(name.whose));
+        self.unkept.retain(|whose, _| !which(*whose));
         for name in self.kept.extract_if(.., |name| which(name.whose)) {
             remove(&name.to_string());
         }
@@ -189,11 +193,11 @@ impl FdStore {
 
     /// What is wrong, and what to do.
     pub(super) fn problem(&self) -> Option<String> {
-        let unkept = self.unkept;
+        let unkept: u64 = self.unkept.values().sum();
         (unkept > 0).then(|| {
             format!(
                 "{unkept} listeners are not kept while the agent restarts, and calls to other nodes fail then: \
-                 set FileDescriptorStoreMax={MOST} in the unit"
+                 see the log; FileDescriptorStoreMax={MOST} in the unit is enough"
             )
         })
     }

@@ -26,12 +26,13 @@ pub(super) async fn carry(
     client: SocketAddr,
     _room: Room,
 ) {
+    reset_when_closed(&app);
     let redirect = worker.maps.borrow().redirect(netns, client);
     let known = redirect.and_then(|redirect| worker.view().outbound(&redirect));
     let Some((caller, target)) = known else {
         // Somebody who has dialled the listener itself, or a call under a policy that is gone.
         count(&worker.shared.counters.strays);
-        return reset(app);
+        return;
     };
     let open = Open {
         port: target.listen,
@@ -48,10 +49,7 @@ pub(super) async fn carry(
     let trust = worker.peers.changes();
     match opened(&worker, &key, &target, &open).await {
         Ok(session) => relay(&worker, key, session, app, trust).await,
-        Err(failure) => {
-            worker.record(failure.refused(&key.0, &target));
-            reset(app);
-        }
+        Err(failure) => worker.record(failure.refused(&key.0, &target)),
     }
 }
 
@@ -79,7 +77,7 @@ async fn relay(
             why,
             "the other node lost our trust while the flow was opened"
         );
-        return reset(app);
+        return;
     }
     let (outcome, session) = session.relay(app).await;
     if matches!(outcome.end, End::Broken(ref broken) if *broken != Broken::Cut) {
@@ -148,9 +146,9 @@ impl Failure {
     }
 }
 
-/// Resets a connection: the application learns that nothing came of it.
-fn reset(app: TcpStream) {
-    // Without it the connection ends by FIN, which says that there was something.
-    let _ = set_socket_linger(&app, Some(Duration::ZERO));
-    drop(app);
+/// Lets a connection end by RST unless the flow ends as it should, also when this process is killed:
+/// FIN would tell the application that there was an answer, and that it was empty.
+fn reset_when_closed(app: &TcpStream) {
+    // If it fails, the application sees that end.
+    let _ = set_socket_linger(app, Some(Duration::ZERO));
 }
