@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,9 @@ pub fn command(sandbox: &Sandbox, arguments: &[&str]) -> io::Result<Output> {
 }
 
 impl AgentProcess {
+    /// Cgroup of [`Self::start_below`], below the sandbox's.
+    pub const CGROUP: &str = "system.slice/mesh-agent.service";
+
     /// Starts the agent and waits until it is ready. Its log is `agent.log` in the sandbox.
     ///
     /// # Errors
@@ -69,7 +72,7 @@ impl AgentProcess {
     ///
     /// As [`Self::start`].
     pub fn start_below(sandbox: &Sandbox) -> io::Result<Self> {
-        let cgroup = sandbox.cgroup.child("system.slice/mesh-agent.service")?;
+        let cgroup = sandbox.cgroup.child(Self::CGROUP)?;
         let mut command = Command::new("sh");
         command
             .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
@@ -117,6 +120,15 @@ impl AgentProcess {
             .stderr(log)
             .spawn()?;
         Ok(Self { child })
+    }
+
+    /// How it has ended; `None` while it runs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
     }
 
     /// Its process id.

@@ -77,6 +77,38 @@ pub fn join(path: &Path) -> io::Result<()> {
     fs::write(path.join("cgroup.procs"), "0")
 }
 
+/// Stays in another cgroup with the whole process until it is dropped. What is opened meanwhile is
+/// of that cgroup for good.
+#[derive(Debug)]
+pub struct Visit {
+    home: PathBuf,
+}
+
+impl Visit {
+    /// Goes to the cgroup at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn to(path: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string("/proc/self/cgroup")?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"));
+        let own = own.ok_or_else(|| io::Error::other("this process is in no cgroup2"))?;
+        let home = mount_point()?.join(own);
+        join(path)?;
+        Ok(Self { home })
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // Whoever stays ends with the cgroup.
+        if let Err(error) = join(&self.home) {
+            eprintln!("cannot return to {}: {error}", self.home.display());
+        }
+    }
+}
+
 /// Ends every process below `path` and removes the cgroups, the deepest first.
 pub fn remove(path: &Path) -> io::Result<()> {
     let kill = path.join("cgroup.kill");

@@ -86,6 +86,16 @@ impl Namespace {
         })
     }
 
+    /// Another handle on the same one.
+    ///
+    /// # Errors
+    ///
+    /// There are no file descriptors left.
+    pub fn share(&self) -> io::Result<Self> {
+        let file = self.file.try_clone()?;
+        Ok(Self { file })
+    }
+
     /// How `ip` is told of it.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", process::id(), self.file.as_raw_fd())

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::proof;
 use super::site::{self, Process, Side, Site};
+use super::table::Kind;
 
 /// How long proxies may take until the first request comes through.
 const START: Duration = Duration::from_secs(15);
@@ -17,12 +19,28 @@ const START: Duration = Duration::from_secs(15);
 pub(super) trait Contestant {
     /// Its name in tables.
     fn name(&self) -> &str;
+    /// What it is held against.
+    fn kind(&self) -> Kind;
     /// Where a client on the near host dials a server.
     fn endpoint(&self, target: Target) -> SocketAddr;
     /// The cgroup that its client has to be in.
     fn client(&self) -> &Path;
     /// Cgroups of its proxies, the near one first; none if there are none.
     fn proxies(&self) -> Vec<PathBuf>;
+    /// Cgroups of its own servers, if it does not use the site's.
+    fn servers(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// Cgroups of its processes that are not below the site's.
+    fn elsewhere(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+    /// What it does, if it does what it is measured for.
+    fn proof(&self, site: &Site) -> Result<String>;
+    /// What there is to say of the calls since the last time.
+    fn remark(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
     /// Fails with the log of a proxy that has ended.
     fn expect_alive(&mut self) -> Result<()>;
 }
@@ -68,6 +86,10 @@ impl Contestant for Direct {
         "direct"
     }
 
+    fn kind(&self) -> Kind {
+        Kind::Floor
+    }
+
     fn endpoint(&self, target: Target) -> SocketAddr {
         (site::FAR, target.port()).into()
     }
@@ -78,6 +100,10 @@ impl Contestant for Direct {
 
     fn proxies(&self) -> Vec<PathBuf> {
         Vec::new()
+    }
+
+    fn proof(&self, _: &Site) -> Result<String> {
+        Ok("no proxy".into())
     }
 
     fn expect_alive(&mut self) -> Result<()> {
@@ -138,16 +164,15 @@ impl Pair {
             client: site.client.clone(),
         })
     }
-
-    /// Where its far proxy listens with TLS.
-    pub(super) fn tls(&self, target: Target) -> SocketAddr {
-        self.ports.tls(target)
-    }
 }
 
 impl Contestant for Pair {
     fn name(&self) -> &str {
         self.name
+    }
+
+    fn kind(&self) -> Kind {
+        Kind::Pair
     }
 
     fn endpoint(&self, target: Target) -> SocketAddr {
@@ -165,6 +190,10 @@ impl Contestant for Pair {
             .collect()
     }
 
+    fn proof(&self, site: &Site) -> Result<String> {
+        proof::negotiated(site, self.ports.tls(Target::Http))
+    }
+
     fn expect_alive(&mut self) -> Result<()> {
         self.proxies.iter_mut().try_for_each(Process::expect_alive)
     }
@@ -176,7 +205,7 @@ pub(super) fn await_ready(site: &Site, contestant: &mut dyn Contestant) -> Resul
     let deadline = Instant::now() + START;
     loop {
         contestant.expect_alive()?;
-        let error = match site.near.run(|| open(endpoint)) {
+        let error = match site.call(contestant.client(), || open(endpoint)) {
             Ok(_) => return Ok(()),
             Err(error) => error,
         };

@@ -11,7 +11,7 @@ use super::contestant::{Contestant, Target, open};
 use super::load::Load;
 use super::sample::Memory;
 use super::site::Side;
-use super::table::{Column, Rank, Row, decimals, render};
+use super::table::{Column, Kind, Rank, Row, decimals, render};
 
 /// How many idle connections.
 const STEPS: [usize; 2] = [1000, 5000];
@@ -56,8 +56,8 @@ fn with_connections(contest: &Contest<'_>, pair: &mut dyn Contestant) -> Result<
     for step in STEPS {
         contest.go_on()?;
         let to = pair.endpoint(Target::Http);
-        let near = &contest.site.near;
-        let opened = near.run(|| open_until(step, to, &mut connections));
+        let open = || open_until(step, to, &mut connections);
+        let opened = contest.site.call(pair.client(), open);
         opened.with_context(|| format!("{} has {} of {step}", pair.name(), connections.len()))?;
         sleep(SETTLE);
         push_all(pair, &mut proxies)?;
@@ -122,6 +122,6 @@ fn row(name: &str, sizes: &[Memory]) -> Row {
             mebibytes(3),
             mebibytes(4),
         ],
-        is_pair: false,
+        kind: Kind::Floor,
     }
 }

@@ -9,6 +9,7 @@ mod contestant;
 mod envoy;
 mod idle;
 mod load;
+mod mesh;
 mod peers;
 mod proof;
 mod rounds;
@@ -24,7 +25,7 @@ use clap::ValueEnum;
 use nix::unistd::geteuid;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use self::contestant::{Contestant, Direct, Ports, Target, await_ready};
+use self::contestant::{Contestant, Direct, Ports, await_ready};
 use self::load::Load;
 use self::peers::Peer;
 use self::site::Site;
@@ -46,7 +47,7 @@ pub(super) struct Options {
     /// What to measure, separated by commas; everything if not given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Which other proxies to measure, separated by commas; all there are if not given.
+    /// Which proxies to measure, separated by commas; all there are if not given.
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
 }
@@ -176,13 +177,12 @@ impl Contest<'_> {
             self.go_on()?;
             let started = || -> Result<_> {
                 let mut pair = peer.start(self.site, Ports::of(number))?;
-                await_ready(self.site, &mut pair)?;
-                let negotiated = proof::negotiated(self.site, pair.tls(Target::Http))?;
-                println!("  {}: {negotiated}", pair.name());
+                await_ready(self.site, pair.as_mut())?;
+                println!("  {}: {}", pair.name(), pair.proof(self.site)?);
                 Ok(pair)
             };
             let pair = started().with_context(|| format!("no pair of {}", peer.name()))?;
-            pairs.push(Box::new(pair));
+            pairs.push(pair);
         }
         Ok(pairs)
     }

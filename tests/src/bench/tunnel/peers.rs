@@ -9,9 +9,11 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use super::certificates::{self, Certificates, Leaf};
-use super::contestant::{Pair, Ports, Target};
+use super::contestant::{Contestant, Pair, Ports, Target};
 use super::envoy;
+use super::mesh::Mesh;
 use super::site::{self, Side, Site};
+use crate::agent;
 
 /// Connections that each proxy is prepared for.
 pub(super) const CONNECTIONS: u32 = 8000;
@@ -27,6 +29,8 @@ pub(super) enum Peer {
     Stunnel,
     /// As TCP proxy; `MESH_ENVOY` is the path of its binary.
     Envoy,
+    /// The mesh: an agent on each host.
+    Mesh,
 }
 
 /// What a proxy's settings are made of.
@@ -47,6 +51,7 @@ impl Peer {
             Self::Haproxy => "haproxy",
             Self::Stunnel => "stunnel",
             Self::Envoy => "envoy",
+            Self::Mesh => "mesh",
         }
     }
 
@@ -60,16 +65,21 @@ impl Peer {
             Self::Nginx => STREAM_MODULE.into(),
             Self::Haproxy => "/usr/sbin/haproxy".into(),
             Self::Stunnel => "/usr/bin/stunnel4".into(),
+            Self::Mesh => agent::binary(),
         };
         let missing = !program.exists();
         missing.then(|| format!("{} does not exist", program.display()))
     }
 
     /// Starts a pair of them at `ports`.
-    pub(super) fn start(self, site: &Site, ports: Ports) -> Result<Pair> {
+    pub(super) fn start(self, site: &Site, ports: Ports) -> Result<Box<dyn Contestant>> {
+        if self == Self::Mesh {
+            return Ok(Box::new(Mesh::start(site, ports)?));
+        }
         let near = self.prepare(site, ports, Side::Near)?;
         let far = self.prepare(site, ports, Side::Far)?;
-        Pair::start(site, self.name(), ports, &[near, far])
+        let pair = Pair::start(site, self.name(), ports, &[near, far])?;
+        Ok(Box::new(pair))
     }
 
     /// Writes the settings of one; its command line.
@@ -92,6 +102,7 @@ impl Peer {
             Self::Haproxy => plan.haproxy(),
             Self::Stunnel => plan.stunnel(),
             Self::Envoy => envoy::settings(&plan),
+            Self::Mesh => String::new(),
         };
         fs::write(&path, settings)?;
         Ok(self.command(&path.display().to_string()))
@@ -116,6 +127,7 @@ impl Peer {
                 ];
                 return words.map(str::to_owned).to_vec();
             }
+            Self::Mesh => &[],
         };
         words.iter().map(|word| (*word).to_owned()).collect()
     }

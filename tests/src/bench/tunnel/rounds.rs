@@ -44,14 +44,18 @@ pub(super) fn compare(
     }
     let mut rows = Vec::new();
     for (contestant, samples) in contestants.iter().zip(&samples) {
-        let is_pair = !contestant.proxies().is_empty();
         rows.push(Row {
             name: contestant.name().to_owned(),
             values: samples.medians(contest.rounds, load.columns().len()),
-            is_pair,
+            kind: contestant.kind(),
         });
     }
     println!("{}", render(&load.columns(), &rows));
+    for contestant in contestants {
+        if let Some(remark) = contestant.remark()? {
+            println!("  {}: {remark}", contestant.name());
+        }
+    }
     println!("{}", noise(&samples, contest.rounds));
     Ok(())
 }
@@ -78,7 +82,7 @@ fn noise(samples: &[Samples], rounds: usize) -> String {
 /// Waits until others leave the machine alone, as long as there is patience left.
 fn await_lull(contest: &Contest<'_>, patience: &mut Duration) -> Result<()> {
     loop {
-        let ((), foreign) = sample::foreign_during(contest.site, || contest.wait(LULL))?;
+        let ((), foreign) = sample::foreign_during(contest.site, &[], || contest.wait(LULL))?;
         if foreign <= FOREIGN || patience.is_zero() {
             return Ok(());
         }

@@ -31,10 +31,11 @@ pub(super) fn during<T>(
     if !others.contains(&client) {
         others.push(client);
     }
+    others.extend(contestant.servers());
     let proxies = contestant.proxies();
     let now = || Ok::<_, anyhow::Error>((sum(&proxies)?, sum(&others)?));
     let before = now()?;
-    let (result, foreign) = foreign_during(site, body)?;
+    let (result, foreign) = foreign_during(site, &contestant.elsewhere(), body)?;
     let after = now()?;
     let used = |now: Duration, before| now.saturating_sub(before).as_secs_f64();
     let proxies = used(after.0, before.0);
@@ -47,9 +48,14 @@ pub(super) fn during<T>(
     Ok((result, cpu))
 }
 
-/// Runs `body`; how many CPUs others used meanwhile.
-pub(super) fn foreign_during<T>(site: &Site, body: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    let now = || Ok::<_, anyhow::Error>((busy()?, usage(site.everything())?));
+/// Runs `body`; how many CPUs others used meanwhile than the site and the cgroups `elsewhere`.
+pub(super) fn foreign_during<T>(
+    site: &Site,
+    elsewhere: &[PathBuf],
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(T, f64)> {
+    let own = || Ok::<_, anyhow::Error>(usage(site.everything())? + sum(elsewhere)?);
+    let now = || Ok::<_, anyhow::Error>((busy()?, own()?));
     let (start, before) = (Instant::now(), now()?);
     let result = body()?;
     let (after, took) = (now()?, start.elapsed());

@@ -1,6 +1,7 @@
 //! Two hosts and the wire between them: network namespaces joined by a veth pair, and what is
 //! called on the far one.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -10,13 +11,14 @@ use anyhow::{Context as _, Result, bail};
 use tempfile::TempDir;
 
 use super::certificates::Certificates;
+use super::contestant::Target;
 use crate::bench;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, Visit};
 use crate::leftovers;
 use crate::netns::{self, Namespace};
 
 /// The near end of the wire.
-const NEAR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+pub(super) const NEAR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 /// The far end.
 pub(super) const FAR: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
 /// Where the HTTP server of the far host listens.
@@ -86,17 +88,36 @@ impl Site {
     }
 
     fn start_targets(&mut self) -> Result<()> {
-        let settings = self.path("target.conf");
-        fs::write(&settings, http_server(&self.path("target.pid")))?;
-        let settings = settings.display().to_string();
-        let nginx = ["nginx", "-e", "stderr", "-c", &settings];
-        let port = BULK_PORT.to_string();
-        let iperf3 = ["iperf3", "--server", "--port", &port];
-        for (name, arguments) in [("http", nginx.as_slice()), ("bulk", &iperf3)] {
-            let process = self.start(Side::Far, &format!("target-{name}"), arguments)?;
+        for target in Target::ALL {
+            let name = format!("target-{target:?}").to_lowercase();
+            let everywhere = (Ipv4Addr::UNSPECIFIED, target.port()).into();
+            let command = self.server(&name, target, everywhere)?;
+            let command: Vec<&str> = command.iter().map(String::as_str).collect();
+            let process = self.start(Side::Far, &name, &command)?;
             self.targets.push(process);
         }
         Ok(())
+    }
+
+    /// The command line of a server that listens at `listen`; `name` is for its files.
+    pub(super) fn server(
+        &self,
+        name: &str,
+        target: Target,
+        listen: SocketAddr,
+    ) -> Result<Vec<String>> {
+        let (ip, port) = (listen.ip().to_string(), listen.port().to_string());
+        let settings = self.path(&format!("{name}.conf"));
+        let path = settings.display().to_string();
+        let words: &[&str] = match target {
+            Target::Http => {
+                let pid = self.path(&format!("{name}.pid"));
+                fs::write(&settings, http_server(&pid, listen))?;
+                &["nginx", "-e", "stderr", "-c", &path]
+            }
+            Target::Bulk => &["iperf3", "--server", "--bind", &ip, "--port", &port],
+        };
+        Ok(words.iter().map(|word| (*word).to_owned()).collect())
     }
 
     /// A file of this run.
@@ -114,7 +135,19 @@ impl Site {
 
     /// Starts a program on a host, in a cgroup and with a log named `name`.
     pub(super) fn start(&self, side: Side, name: &str, arguments: &[&str]) -> Result<Process> {
-        let cgroup = self.cgroup.child(name)?;
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
+        self.start_in(side, self.cgroup.path().join(name), name, &arguments)
+    }
+
+    /// The same in the cgroup at `cgroup`, which is made, and goes with the process.
+    pub(super) fn start_in(
+        &self,
+        side: Side,
+        cgroup: PathBuf,
+        name: &str,
+        arguments: &[String],
+    ) -> Result<Process> {
+        fs::create_dir_all(&cgroup)?;
         let log = self.path(&format!("{name}.log"));
         let output = File::create(&log)?;
         let child = self.host(side).run(|| {
@@ -141,6 +174,16 @@ impl Site {
             bail!("{}: {}\n{said}{errors}", arguments.join(" "), output.status);
         }
         Ok(text(&output.stdout))
+    }
+
+    /// Runs `body` on the near host, with the sockets it opens in `cgroup`.
+    pub(super) fn call<T: Send>(
+        &self,
+        cgroup: &Path,
+        body: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        let _visit = Visit::to(cgroup)?;
+        self.near.run(body)
     }
 
     /// Cgroups of everybody but the proxies.
@@ -186,7 +229,7 @@ impl Drop for Process {
 }
 
 /// A command that runs in `cgroup`.
-fn within(cgroup: &Path, arguments: &[&str]) -> Command {
+fn within(cgroup: &Path, arguments: &[impl AsRef<OsStr>]) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"echo 0 > "$0/cgroup.procs" && exec "$@""#]);
     command.arg(cgroup).args(arguments);
@@ -222,7 +265,7 @@ fn join(near: &Namespace, far: &Namespace) -> Result<()> {
 
 /// Settings of the server: a plain answer as fast as it can be had. `pid` is a file that nginx
 /// writes, and removes when it ends, whatever it is.
-fn http_server(pid: &Path) -> String {
+fn http_server(pid: &Path, listen: SocketAddr) -> String {
     let body = "x".repeat(BODY);
     format!(
         "worker_processes 2;
@@ -235,7 +278,7 @@ http {{
   keepalive_timeout 1h;
   keepalive_requests 1000000000;
   server {{
-    listen {HTTP_PORT} backlog=4096;
+    listen {listen} backlog=4096;
     location / {{ return 200 {body}; }}
   }}
 }}

@@ -25,8 +25,18 @@ pub(super) enum Rank {
 pub(super) struct Row {
     pub(super) name: String,
     pub(super) values: Vec<f64>,
-    /// Whether the others are held against it: it is a pair of proxies.
-    pub(super) is_pair: bool,
+    pub(super) kind: Kind,
+}
+
+/// What a row is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing, and nothing is held against it.
+    Floor,
+    /// The best pair, which it may be.
+    Pair,
+    /// The best pair, which it is not.
+    Mesh,
 }
 
 /// The table as text.
@@ -46,7 +56,7 @@ pub(super) fn render(columns: &[Column], rows: &[Row]) -> String {
         text += &format!("\n  {:<names$}", row.name);
         for (which, column) in columns.iter().enumerate() {
             let value = row.values[which];
-            let ratio = best(column.rank, rows, which).filter(|_| row.is_pair);
+            let ratio = best(column.rank, rows, which).filter(|_| row.kind != Kind::Floor);
             let ratio = ratio.map(|best| format!(" x {:.2}", value / best));
             let cell = if value.is_nan() {
                 "-".into()
@@ -61,7 +71,7 @@ pub(super) fn render(columns: &[Column], rows: &[Row]) -> String {
 
 /// The best value that a pair has.
 fn best(rank: Rank, rows: &[Row], column: usize) -> Option<f64> {
-    let pairs = rows.iter().filter(|row| row.is_pair);
+    let pairs = rows.iter().filter(|row| row.kind == Kind::Pair);
     let values = pairs
         .map(|row| row.values[column])
         .filter(|value| value.is_finite());
@@ -88,10 +98,10 @@ mod tests {
 
     #[test]
     fn values_are_held_against_the_best_pair() {
-        let row = |name: &str, is_pair, values: &[f64]| Row {
+        let row = |name: &str, kind, values: &[f64]| Row {
             name: name.into(),
             values: values.into(),
-            is_pair,
+            kind,
         };
         let column = |rank| Column {
             name: "c",
@@ -100,9 +110,10 @@ mod tests {
         };
         let columns = [Rank::Most, Rank::Least, Rank::No].map(column);
         let rows = [
-            row("direct", false, &[9.0, f64::NAN, 0.0]),
-            row("a", true, &[2.0, 3.0, 0.0]),
-            row("b", true, &[4.0, 6.0, 1.0]),
+            row("direct", Kind::Floor, &[9.0, f64::NAN, 0.0]),
+            row("a", Kind::Pair, &[2.0, 3.0, 0.0]),
+            row("b", Kind::Pair, &[4.0, 6.0, 1.0]),
+            row("mesh", Kind::Mesh, &[8.0, 1.5, 2.0]),
         ];
         let text = render(&columns, &rows);
         let words = |line: usize| {
@@ -112,5 +123,6 @@ mod tests {
         assert_eq!(words(1), "direct 9.0 - 0.0");
         assert_eq!(words(2), "a 2.0 x 0.50 3.0 x 1.00 0.0");
         assert_eq!(words(3), "b 4.0 x 1.00 6.0 x 2.00 1.0");
+        assert_eq!(words(4), "mesh 8.0 x 2.00 1.5 x 0.50 2.0");
     }
 }
