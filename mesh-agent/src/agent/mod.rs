@@ -20,7 +20,7 @@ pub mod words;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -61,6 +61,10 @@ pub enum StartError {
     Io(#[from] std::io::Error),
 }
 
+/// Flows and sessions that come and go between two times of tidying while memory is given back:
+/// where there are more, new ones need it again.
+const CALM: u64 = 1000;
+
 /// The agent.
 pub struct Agent {
     config: AgentConfig,
@@ -75,6 +79,10 @@ pub struct Agent {
     ready: AtomicBool,
     /// Whether a reload has left freed memory on the heap.
     heap_to_tidy: AtomicBool,
+    /// Flows and sessions that had come and gone when the host was tidied last.
+    flows_seen: AtomicU64,
+    /// Whether any has since memory was given back.
+    flows_to_tidy: AtomicBool,
 }
 
 /// What the agent knows of its policy.
@@ -165,6 +173,8 @@ impl Agent {
             sweeps: Sweeps::default(),
             ready: AtomicBool::new(false),
             heap_to_tidy: AtomicBool::new(false),
+            flows_seen: AtomicU64::new(0),
+            flows_to_tidy: AtomicBool::new(false),
         });
         agent.first_policy(sources)?;
         lock(&agent.dataplane).attach()?;
@@ -391,9 +401,22 @@ impl Agent {
         if let Err(error) = lock(&self.dataplane).tidy(since_boot().as_nanos() as u64) {
             tracing::error!(%error, "cannot bring the kernel side up to date");
         }
-        if self.heap_to_tidy.swap(false, Ordering::Relaxed) {
+        if self.flows_have_calmed() | self.heap_to_tidy.swap(false, Ordering::Relaxed) {
             memory::give_back();
+            memory::forget_code();
         }
+    }
+
+    /// Whether flows have come or gone since memory was given back, and few enough lately that it
+    /// is not needed again at once.
+    fn flows_have_calmed(&self) -> bool {
+        let seen = lock(&self.tunnel).as_ref().map_or(0, Tunnel::changes);
+        let before = self.flows_seen.swap(seen, Ordering::Relaxed);
+        let lately = seen.saturating_sub(before);
+        if lately > 0 {
+            self.flows_to_tidy.store(true, Ordering::Relaxed);
+        }
+        lately < CALM && self.flows_to_tidy.swap(false, Ordering::Relaxed)
     }
 
     fn record(&self, record: Option<DenialRecord>) {

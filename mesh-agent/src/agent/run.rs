@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
-use mesh_sys::inherited;
+use mesh_sys::{inherited, memory};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{
@@ -65,6 +65,8 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     notify(&[NotifyState::Ready]);
     tracing::info!("ready");
     certificates.renew(&agent.certificate_directories());
+    // Most of it was needed to start.
+    memory::forget_code();
     Loop::new(&agent, signals, watch, certificates)?.run()?;
     notify(&[
         NotifyState::Stopping,

@@ -53,7 +53,10 @@ pub(super) async fn serve(
     };
     let chain = session.certificates().clone();
     match worker.peers.prove(chain, Role::Client, from) {
-        Ok(proven) => flows(&worker, session, Rc::new(proven), &called, from).await,
+        Ok(proven) => {
+            flows(&worker, session, Rc::new(proven), &called, from).await;
+            count(&counters.ended);
+        }
         Err(unproven) => {
             count(&counters.server_failures);
             worker.record(unknown(&unproven, &called, from));
@@ -72,7 +75,8 @@ async fn flows(
     // Registered before any flow is judged: a change in between is not missed.
     let _registered = worker.peers.register(session.control(), Rc::clone(&proven));
     while let Ok(Some(open)) = session.next_open(IDLE).await {
-        let outcome = match begin(worker, &proven, called, &open).await {
+        // Boxed, so that a session's task does not keep room for a connect.
+        let outcome = match Box::pin(begin(worker, &proven, called, &open)).await {
             Ok(app) => carry(worker, session, app).await,
             Err(stop) => {
                 let code = stop.code;
@@ -97,7 +101,7 @@ async fn carry(
 ) -> Option<Session<Server>> {
     let _room = worker.room()?;
     let counters = &worker.shared.counters;
-    let _flow = Lasting::new(&counters.inbound);
+    let _flow = Lasting::inbound(counters);
     let (outcome, next) = session.relay(app).ok()?.await;
     if matches!(outcome.end, End::Broken(ref broken) if *broken != Broken::Cut) {
         count(&counters.broken);

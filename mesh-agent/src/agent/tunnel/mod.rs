@@ -20,6 +20,7 @@ use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle, available_parallelism};
 use std::time::{Duration, Instant};
 
@@ -185,6 +186,21 @@ impl Tunnel {
     /// How it is.
     pub(crate) fn told(&self) -> TunnelView {
         told::view(&self.shared)
+    }
+
+    /// How often memory was needed or freed so far: sessions that began, flows and sessions that ended.
+    pub(crate) fn changes(&self) -> u64 {
+        let Shared { counters, pool, .. } = &*self.shared;
+        let changes = [
+            &pool.dials,
+            &counters.server_handshakes,
+            &counters.ended,
+            &pool.evicted,
+            &pool.expired,
+            &pool.dead,
+            &pool.purged,
+        ];
+        changes.iter().map(|counter| counter.load(Relaxed)).sum()
     }
 
     /// A call found no listener.

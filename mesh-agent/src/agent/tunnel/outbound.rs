@@ -61,7 +61,7 @@ async fn relay(
     trust: u64,
 ) {
     let counters = &worker.shared.counters;
-    let _flow = Lasting::new(&counters.outbound);
+    let _flow = Lasting::outbound(counters);
     let proven = Rc::new(Proven {
         identity: key.1.clone(),
         node: Arc::clone(&key.2),

@@ -57,6 +57,8 @@ pub(super) struct Counters {
     pub(super) outbound: AtomicU64,
     /// Flows from other nodes that are open.
     pub(super) inbound: AtomicU64,
+    /// Flows that have ended, and sessions of other nodes.
+    pub(super) ended: AtomicU64,
     /// Connections to an outbound listener that the kernel did not send there.
     pub(super) strays: AtomicU64,
     /// Flows refused because there were too many.
@@ -67,19 +69,34 @@ pub(super) struct Counters {
     pub(super) unrecorded: AtomicU64,
 }
 
-/// Counts something that lasts, as long as it is held.
-pub(super) struct Lasting<'c>(&'c AtomicU64);
+/// Counts a flow that is open, as long as it is held.
+pub(super) struct Lasting<'c> {
+    open: &'c AtomicU64,
+    ended: &'c AtomicU64,
+}
 
 impl<'c> Lasting<'c> {
-    pub(super) fn new(counter: &'c AtomicU64) -> Self {
-        counter.fetch_add(1, Relaxed);
-        Self(counter)
+    pub(super) fn outbound(counters: &'c Counters) -> Self {
+        Self::new(&counters.outbound, counters)
+    }
+
+    pub(super) fn inbound(counters: &'c Counters) -> Self {
+        Self::new(&counters.inbound, counters)
+    }
+
+    fn new(open: &'c AtomicU64, counters: &'c Counters) -> Self {
+        count(open);
+        Self {
+            open,
+            ended: &counters.ended,
+        }
     }
 }
 
 impl Drop for Lasting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
+        count(self.ended);
     }
 }
 

@@ -188,7 +188,13 @@ impl Peers {
     /// Cuts the sessions of peers that are no longer trusted.
     pub(super) fn judge_again(&self, record: impl Fn(Refused)) {
         self.changes.set(self.changes.get() + 1);
-        let live: Vec<_> = self.live.borrow().values().cloned().collect();
+        let live: Vec<_> = {
+            let mut live = self.live.borrow_mut();
+            if live.len() < live.capacity() / 8 {
+                live.shrink_to_fit();
+            }
+            live.values().cloned().collect()
+        };
         let mut known: HashMap<(*const _, Identity, Arc<str>), Result<(), String>> = HashMap::new();
         for (control, proven) in live {
             // Chains are shared: one for each peer.

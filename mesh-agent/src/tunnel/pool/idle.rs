@@ -15,10 +15,11 @@ pub(super) struct Idle<K> {
     count: usize,
 }
 
-struct Warm {
-    session: Session<Client>,
+/// A connection, and how long it is kept.
+pub(super) struct Warm {
+    pub(super) session: Session<Client>,
     since: Instant,
-    until: Instant,
+    pub(super) until: Instant,
 }
 
 impl<K: Eq + Hash + Clone> Idle<K> {
@@ -81,19 +82,20 @@ impl<K: Eq + Hash + Clone> Idle<K> {
         oldest.map(|(key, _)| key.clone())
     }
 
-    /// Takes out all that are not to be kept, and gives back memory.
+    /// Takes out all that are not to be kept, and gives back memory. `is_kept` is told how many
+    /// of the key have come back later.
     pub(super) fn remove(
         &mut self,
-        mut is_kept: impl FnMut(&K, &mut Session<Client>, Instant) -> bool,
+        mut is_kept: impl FnMut(&K, &mut Warm, usize) -> bool,
     ) -> Vec<Session<Client>> {
         let mut removed = Vec::new();
         self.by_key.retain(|key, warm| {
             let kept = warm.len();
-            for _ in 0..kept {
+            for newer in (0..kept).rev() {
                 let Some(mut one) = warm.pop_front() else {
                     break;
                 };
-                match is_kept(key, &mut one.session, one.until) {
+                match is_kept(key, &mut one, newer) {
                     true => warm.push_back(one),
                     false => removed.push(one.session),
                 }

@@ -34,8 +34,12 @@ pub struct PoolLimits {
     pub per_key: usize,
     /// Warm connections.
     pub total: usize,
-    /// How long one is kept, give or take a tenth.
+    /// How many of one key are kept for long.
+    pub few: usize,
+    /// How long those are kept, give or take a tenth.
     pub idle: Duration,
+    /// How long the others of the key are kept, which a burst has left behind.
+    pub surplus: Duration,
 }
 
 impl Default for PoolLimits {
@@ -43,7 +47,9 @@ impl Default for PoolLimits {
         Self {
             per_key: 64,
             total: 1024,
+            few: 8,
             idle: Duration::from_secs(90),
+            surplus: Duration::from_secs(20),
         }
     }
 }
@@ -222,7 +228,7 @@ impl<K: Eq + Hash + Clone> Pool<K> {
     /// Closes the warm connections for which `is_revoked` holds; how many.
     pub fn purge(&self, mut is_revoked: impl FnMut(&K, &Session<Client>) -> bool) -> usize {
         let removed =
-            (self.0.state.borrow_mut().idle).remove(|key, session, _| !is_revoked(key, session));
+            (self.0.state.borrow_mut().idle).remove(|key, warm, _| !is_revoked(key, &warm.session));
         let count = removed.len();
         add(&self.0.counters.purged, count);
         removed.into_iter().for_each(Session::close);
@@ -233,14 +239,18 @@ impl<K: Eq + Hash + Clone> Pool<K> {
     /// Closes what nobody needed for long, and what has ended meanwhile.
     pub fn sweep(&self) {
         let Shared {
-            state, counters, ..
+            limits,
+            state,
+            counters,
         } = &*self.0;
         let now = Instant::now();
+        let earlier = limits.idle.saturating_sub(limits.surplus);
         let mut expired = 0;
-        let removed = state.borrow_mut().idle.remove(|_, session, until| {
-            let is_expired = now >= until;
+        let removed = state.borrow_mut().idle.remove(|_, warm, newer| {
+            let is_surplus = newer >= limits.few;
+            let is_expired = now >= warm.until || is_surplus && now + earlier >= warm.until;
             expired += usize::from(is_expired);
-            !is_expired && session.is_usable()
+            !is_expired && warm.session.is_usable()
         });
         add(&counters.expired, expired);
         add(&counters.dead, removed.len() - expired);

@@ -267,3 +267,26 @@ fn a_sweep_closes_what_is_old_or_dead_and_a_purge_what_is_named() {
         assert_eq!(count(&counters.idle), 0);
     });
 }
+
+#[test]
+fn what_a_burst_leaves_behind_is_kept_for_less_long() {
+    run(async {
+        let agent = Agent::start().await;
+        let (pool, counters) = pool(PoolLimits {
+            few: 2,
+            idle: Duration::from_secs(10),
+            surplus: Duration::from_millis(500),
+            ..PoolLimits::default()
+        });
+        let peer = peer(agent.address);
+        for _ in 0..5 {
+            pool.put(1, peer.dial().await.unwrap());
+        }
+        pool.put(2, peer.dial().await.unwrap());
+        // Longer than the surplus with the tenth that it may be late.
+        sleep(Duration::from_secs(2)).await;
+        pool.sweep();
+        assert_eq!(pool.idle(), 3);
+        assert_eq!(counters.expired.load(Relaxed), 3);
+    });
+}

@@ -1,7 +1,6 @@
 //! Memory of each proxy: fresh, with idle connections, and a minute after a load.
 
 use std::net::{SocketAddr, TcpStream};
-use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,8 +14,8 @@ use super::table::{Column, Kind, Rank, Row, decimals, render};
 
 /// How many idle connections.
 const STEPS: [usize; 2] = [1000, 5000];
-/// How long a proxy has to settle before its size is read.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How long a proxy has to settle before its size is read: some tidy up when they have time.
+const SETTLE: Duration = Duration::from_secs(25);
 /// How long after the load its size is read for the last time.
 const AFTER: Duration = Duration::from_secs(60);
 
@@ -50,7 +49,7 @@ pub(super) fn measure(contest: &Contest<'_>) -> Result<()> {
 /// Sizes of each proxy of a pair: fresh and with each of [`STEPS`].
 fn with_connections(contest: &Contest<'_>, pair: &mut dyn Contestant) -> Result<Vec<Vec<Memory>>> {
     let mut proxies = vec![Vec::new(); pair.proxies().len()];
-    sleep(SETTLE);
+    contest.wait(SETTLE)?;
     push_all(pair, &mut proxies)?;
     let mut connections = Vec::new();
     for step in STEPS {
@@ -59,7 +58,7 @@ fn with_connections(contest: &Contest<'_>, pair: &mut dyn Contestant) -> Result<
         let open = || open_until(step, to, &mut connections);
         let opened = contest.site.call(pair.client(), open);
         opened.with_context(|| format!("{} has {} of {step}", pair.name(), connections.len()))?;
-        sleep(SETTLE);
+        contest.wait(SETTLE)?;
         push_all(pair, &mut proxies)?;
     }
     pair.expect_alive()?;
