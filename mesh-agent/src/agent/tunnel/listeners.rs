@@ -170,11 +170,16 @@ impl Listeners {
         };
         let there = self.kept.take(whose, at);
         if there.is_empty() {
+            // Those for another address may be in the way.
+            self.kept.forget(|other| other == whose);
             // Alone first: now nobody else has it, and the workers can share it.
             drop(self.listener(at, false)?);
         }
         let mut sets = self.empty_sets();
-        self.share(whose, at, there, &mut sets)?;
+        if let Err(error) = self.share(whose, at, there, &mut sets) {
+            self.kept.forget(|other| other == whose);
+            return Err(error);
+        }
         for (worker, listeners) in sets.into_iter().enumerate() {
             if !(self.hand)(worker, Order::Serve { listeners }) {
                 return Err(io::Error::other("a worker has ended"));
@@ -285,7 +290,7 @@ impl Listeners {
             if let Err(error) = self.share(calls(cookie), at, there, &mut sets)
                 && !lacks_ipv6(&error)
             {
-                tracing::warn!(%at, %error, "cannot open more listeners beside those there are");
+                tracing::warn!(%at, %error, "cannot listen beside what the agent before has left");
             }
         }
         sets
@@ -309,8 +314,8 @@ impl Listeners {
         Ok(sets)
     }
 
-    /// Gives the listeners that are there to the workers, and opens more for those that get none. Who has
-    /// several takes from all: connections may wait in any.
+    /// Gives the listeners that are there to the workers, and opens more for those that get none, if it
+    /// can. Who has several takes from all: connections may wait in any.
     fn share(
         &mut self,
         whose: Whose,
@@ -323,7 +328,14 @@ impl Listeners {
             sets[set].push(listener);
         }
         for set in sets.iter_mut().skip(served) {
-            let listener = self.listener(at, true)?;
+            let listener = match self.listener(at, true) {
+                Ok(listener) => listener,
+                Err(error) if served > 0 => {
+                    tracing::warn!(%at, %error, "not every worker has a listener");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             self.kept.keep(whose, at, &listener);
             set.push(listener);
         }
