@@ -17,8 +17,9 @@ use super::tls::{self, HandshakeError};
 /// How long a peer may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How long a handshake may take.
-pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long a peer may take for its part of a handshake. Longer than it gives others, because it
+/// may be starting again: who waits is served once it is back.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whom to connect to, and as whom.
 #[derive(Clone, Debug)]
@@ -101,7 +102,7 @@ impl Peer {
         let failed = |error| DialError::Handshake(*address, error);
         socket::prepare_tunnel(&stream).map_err(|error| failed(error.into()))?;
         let handshake = tls::connect(&stream, config.clone(), name.clone());
-        match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        match timeout(HANDSHAKE_PATIENCE, handshake).await {
             Ok(Ok(handshaken)) => Ok(Session::begin(stream, handshaken)),
             Ok(Err(error)) => Err(failed(error)),
             Err(_elapsed) => Err(failed(HandshakeError::Timeout)),

@@ -16,9 +16,12 @@ use super::chains::Chain;
 use super::control::Control;
 use super::link::Link;
 use super::relay::Relay;
+use super::socket;
 use super::tls::{self, HandshakeError};
 use super::wire::{Code, Frame, Open, WireError};
-use super::{dial::HANDSHAKE_TIMEOUT, socket};
+
+/// How long a client may take for its part of a handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long the server may take to answer OPEN, its connecting included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
