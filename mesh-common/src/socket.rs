@@ -100,10 +100,22 @@ const _: () = assert!(size_of::<Redirect>() == 20);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelListener {
+    /// Where, for sockets of IPv4 and of IPv6.
+    pub addresses: [Address; 2],
     /// Host order.
     pub port: u32,
 }
-const _: () = assert!(size_of::<TunnelListener>() == 4);
+const _: () = assert!(size_of::<TunnelListener>() == 36);
+
+impl TunnelListener {
+    /// At `port` (host order) of loopback.
+    pub const fn at(port: u16) -> Self {
+        Self {
+            addresses: [Address::LOOPBACK_V4, Address::LOOPBACK_V6],
+            port: port as u32,
+        }
+    }
+}
 
 /// How many services one unconnected UDP socket can talk to before the oldest is displaced.
 pub const UDP_FLOWS: usize = 8;

@@ -120,8 +120,6 @@ struct Call<'a> {
     hook: Hook,
     process: Process,
     caller: Caller,
-    /// [`socket_flag::TUNNEL`] if the agent calls for somebody on another node.
-    tunnel: u32,
 }
 
 impl<'a> Call<'a> {
@@ -143,7 +141,6 @@ impl<'a> Call<'a> {
             hook,
             process,
             caller,
-            tunnel: 0,
         }
     }
 
@@ -177,7 +174,6 @@ impl<'a> Call<'a> {
             creator = Process::creator(state);
             if state.flags & socket_flag::TUNNEL != 0 {
                 self.caller = Caller::proven(self.policy, state);
-                self.tunnel = socket_flag::TUNNEL;
                 creator = self.process;
             }
         }
@@ -228,10 +224,6 @@ impl<'a> Call<'a> {
     fn next_hop(&self) -> Result<EndpointEntry, Reason> {
         let mut endpoint = self.endpoint()?;
         if endpoint.flags & endpoint_flag::REMOTE != 0 {
-            if self.tunnel != 0 {
-                // From another node to another node: nobody asks for that but by mistake.
-                return Err(Reason::NoTunnel);
-            }
             let listener = redirect::listener(self.ctx, self.dialled)?;
             endpoint.address = listener.address;
             endpoint.port = listener.port;
@@ -248,6 +240,10 @@ impl<'a> Call<'a> {
             count::own(Counter::SocketStorageFailed);
             return Err(Reason::NoSocketStorage);
         };
+        if endpoint.target != 0 && state.flags & socket_flag::TUNNEL != 0 {
+            // From another node to another node: nobody asks for that but by mistake.
+            return Err(Reason::NoTunnel);
+        }
         self.remember(state, &endpoint);
         if self.dialled.protocol == IPPROTO_UDP {
             self.count_udp(&endpoint, 1, 0);
@@ -268,7 +264,8 @@ impl<'a> Call<'a> {
         state.service = self.destination.service;
         state.version = endpoint.version;
         state.target = endpoint.target;
-        state.flags = socket_flag::FLOW | self.tunnel;
+        // Read once more: what the verifier knows for certain it follows in paths of their own.
+        state.flags = socket_flag::FLOW | (state.flags & socket_flag::TUNNEL);
         if endpoint.target != 0 {
             state.flags |= socket_flag::REDIRECTED;
         }

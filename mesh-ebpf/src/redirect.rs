@@ -6,8 +6,7 @@ use core::mem::offset_of;
 use aya_ebpf::bindings::bpf_sock_ops;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use mesh_common::{
-    Address, Counter, IPPROTO_TCP, Reason, Redirect, RedirectKey, SocketKey, SocketState,
-    socket_flag,
+    Counter, IPPROTO_TCP, Reason, Redirect, RedirectKey, SocketKey, SocketState, socket_flag,
 };
 
 use crate::count;
@@ -21,16 +20,15 @@ pub(crate) fn listener(ctx: &SockAddr, dialled: &SocketKey) -> Result<SocketKey,
     if dialled.protocol != IPPROTO_TCP {
         return Err(Reason::NoTunnel);
     }
-    let port = port_in(ctx.netns_cookie());
-    if port == 0 {
+    // SAFETY: entries are not reused while the program runs (no preallocation); copied at once.
+    let Some(listener) = (unsafe { LISTENERS.get(ctx.netns_cookie()) }) else {
         return Err(Reason::NoTunnel);
-    }
-    let address = if dialled.address.is_v4() {
-        Address::LOOPBACK_V4
-    } else {
-        Address::LOOPBACK_V6
     };
-    Ok(SocketKey::new(address, port, IPPROTO_TCP))
+    // Addresses come out of the map rather than as constants: what the verifier knows for certain
+    // it follows in paths of their own.
+    let family = usize::from(!dialled.address.is_v4());
+    let address = listener.addresses[family & 1];
+    Ok(SocketKey::new(address, listener.port as u16, IPPROTO_TCP))
 }
 
 /// Whether `wanted` is where calls to other nodes go: whoever listens there reads them, also

@@ -87,8 +87,7 @@ impl TunnelMaps {
     ///
     /// The map is full.
     pub(crate) fn announce(&mut self, netns: u64, port: u16) -> Result<(), MapError> {
-        let port = TunnelListener { port: port.into() };
-        self.listeners.insert(netns, port, 0)
+        self.listeners.insert(netns, TunnelListener::at(port), 0)
     }
 
     /// Ends that: the namespace is gone, or nobody listens any more.
