@@ -95,6 +95,7 @@ pub(super) const QUICK: &[&str] = &[
     "replies::a_datagram_comes_from_the_vip_it_was_sent_to",
     "sockets::services_get_tcp_and_udp_only",
     "split::every_share_is_exact_over_a_period",
+    "tunnel::a_call_reaches_the_other_node_and_a_denied_one_does_not_leave",
     "verdicts::every_system_call_that_connects",
     "verdicts::rules_decide_by_caller_target_and_port",
 ];
