@@ -14,10 +14,10 @@ use super::shared::{Lasting, Refused, count};
 use super::trust::{Proven, Unproven};
 use super::view::Unfit;
 use super::worker::Worker;
-use crate::identity::{Identity, Refusal, Role};
+use crate::identity::{Identity, Refusal};
 use crate::policy::model::ServiceName;
 use crate::tunnel::wire::{Code, Open};
-use crate::tunnel::{Accepted, Broken, End, HandshakeError, Handshaking, Server, Session};
+use crate::tunnel::{Accepted, HandshakeError, Handshaking, Server, Session};
 
 /// How long a workload may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -52,7 +52,7 @@ pub(super) async fn serve(
         return;
     };
     let chain = session.certificates().clone();
-    match worker.peers.prove(chain, Role::Client, from) {
+    match worker.peers.prove(chain, from) {
         Ok(proven) => {
             flows(&worker, session, Rc::new(proven), &called, from).await;
             count(&counters.ended);
@@ -103,9 +103,7 @@ async fn carry(
     let counters = &worker.shared.counters;
     let _flow = Lasting::inbound(counters);
     let (outcome, next) = session.relay(app).ok()?.await;
-    if matches!(outcome.end, End::Broken(ref broken) if *broken != Broken::Cut) {
-        count(&counters.broken);
-    }
+    counters.ended_by(&outcome.end);
     next
 }
 
@@ -123,7 +121,7 @@ async fn begin(
     called: &ServiceName,
     open: &Open,
 ) -> Result<TcpStream, Stop> {
-    let view = worker.view();
+    let view = worker.shared.view();
     let fits = view
         .caller(&proven.identity, &proven.node)
         .and_then(|source| {
@@ -202,25 +200,12 @@ impl Stop {
     ) -> Refused {
         Refused {
             reason: self.reason,
-            ..misfit(proven, called, open.endpoint, from, self.detail)
+            source: proven.identity.to_string(),
+            destination: called.to_string(),
+            dialled: Some(open.endpoint),
+            peer: Some(from),
+            detail: self.detail,
         }
-    }
-}
-
-fn misfit(
-    proven: &Proven,
-    called: &ServiceName,
-    dialled: SocketAddr,
-    from: SocketAddr,
-    detail: String,
-) -> Refused {
-    Refused {
-        reason: Reason::Identity,
-        source: proven.identity.to_string(),
-        destination: called.to_string(),
-        dialled: Some(dialled),
-        peer: Some(from),
-        detail,
     }
 }
 

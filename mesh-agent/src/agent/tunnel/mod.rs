@@ -170,7 +170,7 @@ impl Tunnel {
     }
 
     fn listen(&self) {
-        let view = Arc::clone(&self.shared.view.borrow());
+        let view = self.shared.view();
         let has_identity = self.shared.store.bundle().identities().next().is_some();
         self.shared.wanted.set(Want {
             calls: view.has_targets(),

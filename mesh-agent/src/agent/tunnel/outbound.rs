@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 
 use super::inbound::reason;
 use super::shared::{Lasting, Refused, count};
-use super::trust::{Key, Proven};
+use super::trust::{Credentials, Key, Proven};
 use super::view::Target;
 use super::worker::{Room, Worker};
-use crate::identity::{Identity, Refusal, Role, server_name};
+use crate::identity::{Identity, Refusal};
 use crate::tunnel::wire::{Code, Open};
-use crate::tunnel::{Broken, Client, DialError, End, HandshakeError, OpenError, Peer, Session};
+use crate::tunnel::{Client, DialError, HandshakeError, OpenError, Peer, Session};
 
 /// Carries a connection that the kernel has sent here.
 pub(super) async fn carry(
@@ -28,7 +28,7 @@ pub(super) async fn carry(
 ) {
     reset_when_closed(&app);
     let redirect = worker.maps.borrow().redirect(netns, client);
-    let known = redirect.and_then(|redirect| worker.view().outbound(&redirect));
+    let known = redirect.and_then(|redirect| worker.shared.view().outbound(&redirect));
     let Some((caller, target)) = known else {
         // Somebody who has dialled the listener itself, or a call under a policy that is gone.
         count(&worker.shared.counters.strays);
@@ -49,7 +49,13 @@ pub(super) async fn carry(
     let trust = worker.peers.changes();
     match opened(&worker, &key, &target, &open).await {
         Ok(session) => relay(&worker, key, session, app, trust).await,
-        Err(failure) => worker.record(failure.refused(&key.0, &target)),
+        Err(failure) => {
+            // A refusal gives the session back to the pool, which no change since has seen there.
+            if worker.peers.changes() != trust {
+                worker.purge(&mut worker.peers.judging());
+            }
+            worker.record(failure.refused(&key.0, &target));
+        }
     }
 }
 
@@ -62,12 +68,7 @@ async fn relay(
 ) {
     let counters = &worker.shared.counters;
     let _flow = Lasting::outbound(counters);
-    let proven = Rc::new(Proven {
-        identity: key.1.clone(),
-        node: Arc::clone(&key.2),
-        chain: session.certificates().clone(),
-        role: Role::Server,
-    });
+    let proven = Rc::new(Proven::by_server(&key, &session));
     let _registered = worker.peers.register(session.control(), Rc::clone(&proven));
     // A change while the flow was opened has not seen the session.
     if worker.peers.changes() != trust
@@ -80,9 +81,7 @@ async fn relay(
         return;
     }
     let (outcome, session) = session.relay(app).await;
-    if matches!(outcome.end, End::Broken(ref broken) if *broken != Broken::Cut) {
-        count(&counters.broken);
-    }
+    counters.ended_by(&outcome.end);
     if let Some(session) = session {
         worker.pool.put(key, session);
     }
@@ -95,10 +94,11 @@ async fn opened(
     target: &Target,
     open: &Open,
 ) -> Result<Session<Client>, Failure> {
-    let config = worker.peers.client(key).ok_or(Failure::NoCertificate)?;
+    let credentials = worker.peers.client(key);
+    let Credentials { config, name } = credentials.ok_or(Failure::NoCertificate)?;
     let peer = Peer {
         address: SocketAddr::new(target.address, worker.shared.port),
-        name: server_name(&key.1).ok_or(Failure::NoCertificate)?,
+        name,
         config,
     };
     Ok(worker.pool.open(key, &peer, open).await?)

@@ -14,7 +14,7 @@ use super::wanted::Wanted;
 use crate::identity::Store;
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::time::unix_seconds;
-use crate::tunnel::{AdmissionCounters, PoolCounters};
+use crate::tunnel::{AdmissionCounters, Broken, End, PoolCounters};
 
 /// Most records that one worker makes in a second; what is more is counted only.
 const RECORDS_A_SECOND: u32 = 50;
@@ -44,6 +44,13 @@ pub(super) struct Shared {
     pub(super) note: Box<dyn Fn(DenialView) + Send + Sync>,
 }
 
+impl Shared {
+    /// What the newest policy says.
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+}
+
 /// What is counted, over all workers.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
@@ -67,6 +74,15 @@ pub(super) struct Counters {
     pub(super) broken: AtomicU64,
     /// Records that were not made because there were too many.
     pub(super) unrecorded: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a flow that ended for another reason than it should.
+    pub(super) fn ended_by(&self, end: &End) {
+        if matches!(end, End::Broken(broken) if *broken != Broken::Cut) {
+            count(&self.broken);
+        }
+    }
 }
 
 /// Counts a flow that is open, as long as it is held.

@@ -7,11 +7,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use super::shared::{Refused, Shared, count};
-use super::view::View;
-use crate::identity::{Bundle, Identity, Refusal, Role, client_config, server_config, verify};
+use crate::identity::{
+    Bundle, Identity, Refusal, Role, client_config, server_config, server_name, verify,
+};
 use crate::tunnel::{Chain, Client, Control, Session};
 
 /// Most configurations that are kept; they are made anew when needed.
@@ -33,13 +34,34 @@ pub(super) struct Proven {
     pub(super) role: Role,
 }
 
+impl Proven {
+    /// What the called node has proven on a session for a key.
+    pub(super) fn by_server(key: &Key, session: &Session<Client>) -> Self {
+        let (_, called, node) = key;
+        Self {
+            identity: called.clone(),
+            node: Arc::clone(node),
+            chain: session.certificates().clone(),
+            role: Role::Server,
+        }
+    }
+}
+
+/// What it takes to connect for a key.
+#[derive(Clone)]
+pub(super) struct Credentials {
+    pub(super) config: Arc<ClientConfig>,
+    /// What the called service is asked for by.
+    pub(super) name: ServerName<'static>,
+}
+
 /// What trust amounts to now.
 struct Trusted {
     bundle: Arc<Bundle>,
     server: Arc<ServerConfig>,
     /// Own services by the name they are asked for.
     names: HashMap<String, Identity>,
-    clients: HashMap<Key, Arc<ClientConfig>>,
+    clients: HashMap<Key, Credentials>,
 }
 
 /// See the module.
@@ -81,10 +103,6 @@ impl Peers {
         *self.trusted.borrow_mut() = Trusted::new(bundle);
     }
 
-    fn view(&self) -> Arc<View> {
-        Arc::clone(&self.shared.view.borrow())
-    }
-
     /// Lets every session end after its flow.
     pub(super) fn drain(&self) {
         let controls: Vec<Control> = self
@@ -96,19 +114,6 @@ impl Peers {
         controls.iter().for_each(Control::drain);
     }
 
-    /// Whether both ends of a warm connection still are who they were.
-    pub(super) fn still_hold(&self, key: &Key, session: &Session<Client>) -> bool {
-        let (caller, called, node) = key;
-        let has_certificate = self.trusted.borrow().bundle.own(caller).is_some();
-        let proven = Proven {
-            identity: called.clone(),
-            node: Arc::clone(node),
-            chain: session.certificates().clone(),
-            role: Role::Server,
-        };
-        has_certificate && self.still_holds(&proven).is_ok()
-    }
-
     pub(super) fn server(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.trusted.borrow().server)
     }
@@ -118,34 +123,34 @@ impl Peers {
         self.trusted.borrow().names.get(name).cloned()
     }
 
-    /// The configuration for connections of a key; `None` without a certificate for the caller.
-    pub(super) fn client(&self, key: &Key) -> Option<Arc<ClientConfig>> {
+    /// What it takes to connect for a key; `None` without a certificate for the caller.
+    pub(super) fn client(&self, key: &Key) -> Option<Credentials> {
         let mut trusted = self.trusted.borrow_mut();
-        if let Some(config) = trusted.clients.get(key) {
-            return Some(Arc::clone(config));
+        if let Some(known) = trusted.clients.get(key) {
+            return Some(known.clone());
         }
-        let config = client_config(&trusted.bundle, &key.0, &key.1, &key.2)?;
+        let (caller, called, node) = key;
+        let credentials = Credentials {
+            config: client_config(&trusted.bundle, caller, called, node)?,
+            name: server_name(called)?,
+        };
         if trusted.clients.len() >= MOST_CONFIGS {
             trusted.clients.clear();
         }
-        trusted.clients.insert(key.clone(), Arc::clone(&config));
-        Some(config)
+        trusted.clients.insert(key.clone(), credentials.clone());
+        Some(credentials)
     }
 
-    /// Judges a peer's certificates.
+    /// Judges the certificates of a node that calls.
     ///
     /// # Errors
     ///
     /// They prove nothing.
-    pub(super) fn prove(
-        &self,
-        chain: Chain,
-        role: Role,
-        from: SocketAddr,
-    ) -> Result<Proven, Unproven> {
+    pub(super) fn prove(&self, chain: Chain, from: SocketAddr) -> Result<Proven, Unproven> {
+        let role = Role::Client;
         let trusted = self.trusted.borrow();
         let peer = verify(&chain, role, trusted.bundle.trust(), UnixTime::now())?;
-        let node = self.view().node_of(peer.node.as_ref(), from.ip());
+        let node = self.shared.view().node_of(peer.node.as_ref(), from.ip());
         Ok(Proven {
             node: node.ok_or(Unproven::Node(peer.node, from))?,
             identity: peer.identity,
@@ -172,7 +177,7 @@ impl Peers {
         let now = UnixTime::now();
         let peer = verify(&proven.chain, proven.role, trusted.bundle.trust(), now);
         peer.map_err(|refusal| refusal.to_string())?;
-        let view = self.view();
+        let view = self.shared.view();
         let fits = match proven.role {
             Role::Client => view.caller(&proven.identity, &proven.node).map(drop),
             Role::Server => view.is_placed(&proven.identity, &proven.node),
@@ -185,8 +190,16 @@ impl Peers {
         self.changes.get()
     }
 
-    /// Cuts the sessions of peers that are no longer trusted.
-    pub(super) fn judge_again(&self, record: impl Fn(Refused)) {
+    /// Judges everybody once.
+    pub(super) fn judging(&self) -> Judging<'_> {
+        Judging {
+            peers: self,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Cuts the sessions of peers that are no longer trusted, after a change of trust.
+    pub(super) fn judge_again(&self, record: impl Fn(Refused)) -> Judging<'_> {
         self.changes.set(self.changes.get() + 1);
         let live: Vec<_> = {
             let mut live = self.live.borrow_mut();
@@ -195,17 +208,9 @@ impl Peers {
             }
             live.values().cloned().collect()
         };
-        let mut known: HashMap<(*const _, Identity, Arc<str>), Result<(), String>> = HashMap::new();
+        let mut judging = self.judging();
         for (control, proven) in live {
-            // Chains are shared: one for each peer.
-            let key = (
-                proven.chain.as_ptr(),
-                proven.identity.clone(),
-                Arc::clone(&proven.node),
-            );
-            let holds = known
-                .entry(key)
-                .or_insert_with(|| self.still_holds(&proven));
+            let holds = judging.holds(&proven);
             if let Err(why) = holds {
                 count(&self.shared.counters.revoked);
                 record(Refused {
@@ -219,6 +224,37 @@ impl Peers {
                 control.cut();
             }
         }
+        judging
+    }
+}
+
+/// What is judged: a chain, by where it is, and what it is to prove.
+type Judged = (*const CertificateDer<'static>, Identity, Arc<str>, Role);
+
+/// Judges each peer once, however many sessions it has.
+pub(super) struct Judging<'p> {
+    peers: &'p Peers,
+    known: HashMap<Judged, Result<(), String>>,
+}
+
+impl Judging<'_> {
+    /// Whether a peer is still who it has proven to be.
+    fn holds(&mut self, proven: &Proven) -> &Result<(), String> {
+        // Chains are shared: one for each peer.
+        let key = (
+            proven.chain.as_ptr(),
+            proven.identity.clone(),
+            Arc::clone(&proven.node),
+            proven.role,
+        );
+        let judge = || self.peers.still_holds(proven);
+        self.known.entry(key).or_insert_with(judge)
+    }
+
+    /// Whether both ends of a warm connection still are who they were.
+    pub(super) fn still_hold(&mut self, key: &Key, session: &Session<Client>) -> bool {
+        let has_certificate = self.peers.trusted.borrow().bundle.own(&key.0).is_some();
+        has_certificate && self.holds(&Proven::by_server(key, session)).is_ok()
     }
 }
 

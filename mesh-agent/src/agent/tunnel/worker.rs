@@ -15,8 +15,7 @@ use tokio::time::sleep;
 
 use super::listeners::Order;
 use super::shared::{Phase, Recorder, Refused, Shared, count};
-use super::trust::{Key, Peers};
-use super::view::View;
+use super::trust::{Judging, Key, Peers};
 use super::{inbound, outbound};
 use crate::dataplane::TunnelMaps;
 use crate::tunnel::{Admission, AdmissionLimits, Pool, PoolLimits};
@@ -182,16 +181,17 @@ impl Worker {
         Some(Room(Rc::clone(self)))
     }
 
-    pub(super) fn view(&self) -> Arc<View> {
-        Arc::clone(&self.shared.view.borrow())
-    }
-
     /// Cuts and closes what is no longer trusted.
     fn judge_again(&self) {
-        self.peers.judge_again(|refused| self.record(refused));
+        let mut judging = self.peers.judge_again(|refused| self.record(refused));
+        self.purge(&mut judging);
+    }
+
+    /// Closes the connections that are ready for flows and no longer trusted.
+    pub(super) fn purge(&self, judging: &mut Judging<'_>) {
         let purged = self
             .pool
-            .purge(|key, session| !self.peers.still_hold(key, session));
+            .purge(|key, session| !judging.still_hold(key, session));
         if purged > 0 {
             tracing::info!(
                 purged,
