@@ -2,6 +2,24 @@
 
 use std::net::SocketAddr;
 
+/// Who calls: checkout, which may, and intruder, which may not.
+macro_rules! callers {
+    () => {
+        r#"[[service]]
+name = "checkout"
+namespace = "shop"
+workload = { systemd = "checkout.service" }
+
+[[service]]
+name = "intruder"
+namespace = "dev"
+workload = { systemd = "intruder.service" }
+
+"#
+    };
+}
+pub(crate) use callers;
+
 /// Cgroup of a service that calls.
 pub const CHECKOUT: &str = "system.slice/checkout.service";
 /// Cgroup of one that may not.

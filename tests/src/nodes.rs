@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::authority::Authority;
 use crate::hosts::{Host, two};
-use crate::names::{CHECKOUT, PAYMENTS, VIP, address};
+use crate::names::{CHECKOUT, PAYMENTS, VIP, address, callers};
 use crate::observe::until;
 use crate::patience::scaled;
 use crate::peer::{After, Dial, Peer, Socket};
@@ -24,18 +24,10 @@ name = "edge-2"
 address = "10.7.0.2"
 "#;
 /// Services, of which payments is on the second node.
-pub const SERVICES: &str = r#"
-[[service]]
-name = "checkout"
-namespace = "shop"
-workload = { systemd = "checkout.service" }
-
-[[service]]
-name = "intruder"
-namespace = "dev"
-workload = { systemd = "intruder.service" }
-
-[[service]]
+pub const SERVICES: &str = concat!(
+    "\n",
+    callers!(),
+    r#"[[service]]
 name = "ledger"
 namespace = "shop"
 ports = [{ name = "http", listen = 80 }]
@@ -49,7 +41,8 @@ vip = "10.96.0.10"
 ports = [{ name = "http", listen = 80 }]
 workload = { systemd = "payments.service" }
 endpoints = [{ address = "127.0.0.1:8082", version = "v2", node = "edge-2" }]
-"#;
+"#
+);
 /// Who may call.
 pub const ALLOW: &str = r#"
 [[allow]]
@@ -159,11 +152,10 @@ impl Nodes {
 
     /// Waits until calls are taken: listeners are opened where callers are.
     fn warm_up(&mut self) {
-        let Self { here, checkout, .. } = self;
+        let checkout = &mut self.checkout;
         until(Duration::from_secs(10), "calls are taken", || {
             call(checkout) != Err("EPERM".into())
         });
-        drop(here.denials());
     }
 
     /// Panics unless a call is answered.

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use crate::names::callers;
 use crate::peer::{After, Dial, Peer};
 use crate::sandbox::Sandbox;
 
@@ -12,18 +13,10 @@ pub const ENDPOINT: &str = "127.0.0.1:8081";
 /// Name of the policy's file.
 pub const FILE: &str = "10-shop.toml";
 /// The policy.
-pub const POLICY: &str = r#"
-[[service]]
-name = "checkout"
-namespace = "shop"
-workload = { systemd = "checkout.service" }
-
-[[service]]
-name = "intruder"
-namespace = "dev"
-workload = { systemd = "intruder.service" }
-
-[[service]]
+pub const POLICY: &str = concat!(
+    "\n",
+    callers!(),
+    r#"[[service]]
 name = "payments"
 namespace = "shop"
 vip = "10.96.0.10"
@@ -35,7 +28,8 @@ endpoints = [{ address = "127.0.0.1:8081", version = "v1" }]
 name = "checkout-pays"
 from = ["shop/checkout"]
 to = ["shop/payments"]
-"#;
+"#
+);
 /// A rule that lets intruder in as well.
 pub const OPEN: &str = r#"
 [[allow]]

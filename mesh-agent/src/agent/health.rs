@@ -1,15 +1,15 @@
 //! Whether the mesh still enforces, asked every few seconds: of the kernel, which programs are
 //! effective, and by a canary, a `connect()` that must fail.
 
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::SystemTime;
 
 use mesh_common::Address;
 
 use super::{Agent, lock};
-use crate::dataplane::Hierarchy;
+use crate::dataplane::{Hierarchy, runs_below};
 use crate::telemetry::snapshot::CanaryState;
 
 /// The discard port: nothing is sent there either.
@@ -94,7 +94,7 @@ impl Agent {
 
 /// Dials what the programs refuse to everybody.
 fn canary(hierarchy: &Hierarchy) -> CanaryState {
-    if !is_below(hierarchy) {
+    if !runs_below(Path::new("/proc/self"), hierarchy.prefix()) {
         return CanaryState::NotApplicable;
     }
     let v4 = Ipv4Addr::from([192, 0, 0, 8]);
@@ -115,14 +115,4 @@ fn canary(hierarchy: &Hierarchy) -> CanaryState {
 fn is_refused(result: &io::Result<()>) -> bool {
     let errno = result.as_ref().err().and_then(io::Error::raw_os_error);
     errno == Some(nix::errno::Errno::EPERM as i32)
-}
-
-/// Whether this process is in the part of the hierarchy that is the mesh's.
-fn is_below(hierarchy: &Hierarchy) -> bool {
-    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
-    own.is_some_and(|own| {
-        let below = own.strip_prefix(hierarchy.prefix());
-        below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    })
 }

@@ -149,6 +149,14 @@ fn with_path(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+/// Whether a process, by its directory in `/proc`, is in the cgroup of this path or below it.
+pub(crate) fn runs_below(process: &Path, cgroup: &str) -> bool {
+    let cgroups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
+    let below = own.and_then(|own| own.strip_prefix(cgroup));
+    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ use mesh_common::PolicyHeader;
 use mesh_sys::{effective_programs, netns_cookie, open_pin};
 
 use self::addresses::LocalAddresses;
+pub(crate) use self::cgroup::runs_below;
 pub use self::cgroup::{Cgroup, Hierarchy};
 pub use self::diag::can_abort;
 #[cfg(test)]

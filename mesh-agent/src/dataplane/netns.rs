@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
+use super::cgroup;
+
 /// Most namespaces that are looked at.
 pub(crate) const MOST: usize = 4096;
 
@@ -49,7 +51,8 @@ pub(crate) fn of_processes(below: &str) -> BTreeMap<u64, PathBuf> {
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
         let is_process = name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-        if is_process && found.len() < MOST && is_below(&entry.path(), below) {
+        let is_wanted = || below.is_empty() || cgroup::runs_below(&entry.path(), below);
+        if is_process && found.len() < MOST && is_wanted() {
             let path = entry.path().join("ns/net");
             // It may have ended.
             if let Some(inode) = inode(&path) {
@@ -58,17 +61,6 @@ pub(crate) fn of_processes(below: &str) -> BTreeMap<u64, PathBuf> {
         }
     }
     found
-}
-
-/// Whether a process is in a cgroup or below it; for the root nobody needs to be asked.
-fn is_below(process: &Path, cgroup: &str) -> bool {
-    if cgroup.is_empty() {
-        return true;
-    }
-    let cgroups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
-    let own = cgroups.lines().find_map(|line| line.strip_prefix("0::"));
-    let below = own.and_then(|own| own.strip_prefix(cgroup));
-    below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// All that a process is in or that is mounted, by a path of theirs; at most [`MOST`].
