@@ -41,11 +41,12 @@ pub use split::{
     endpoint_flag,
 };
 pub use stats::{
-    CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, bucket_of, flow_bit,
+    CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, REQUEST_BOUNDS_NS,
+    REQUEST_BUCKETS, bucket_of, flow_bit,
 };
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Names of the read-only globals the agent sets before the programs are loaded.
 pub mod global {

@@ -71,6 +71,26 @@ pub const fn bucket_of(nanoseconds: u64) -> usize {
     CONNECT_BUCKETS - 1
 }
 
+/// Upper bounds of the buckets of request durations, nanoseconds. The last bucket has none.
+pub const REQUEST_BOUNDS_NS: [u64; REQUEST_BUCKETS - 1] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    1_000_000_000,
+    5_000_000_000,
+];
+
+/// Number of buckets of request durations.
+pub const REQUEST_BUCKETS: usize = 14;
+
 /// Labels of an authorization series.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

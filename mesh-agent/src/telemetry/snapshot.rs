@@ -19,6 +19,10 @@ pub struct Snapshot {
     pub flows: Vec<FlowSeries>,
     /// Decisions by rule and reason.
     pub decisions: Vec<DecisionSeries>,
+    /// HTTP and gRPC requests by who calls whom and how it went.
+    pub requests: Vec<RequestSeries>,
+    /// How long requests took, by who calls whom.
+    pub request_durations: Vec<RequestDurations>,
     /// Shares of versions.
     pub splits: Vec<SplitSeries>,
     /// What the kernel side counts about itself, indexed by [`Counter`].
@@ -104,6 +108,65 @@ pub struct FlowSeries {
     pub crossing: Crossing,
     /// Counts, added up over the CPUs.
     pub stats: FlowStats,
+}
+
+/// What requests are counted by, besides how they went.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RequestRoute {
+    /// Who calls.
+    pub source_service: Arc<str>,
+    /// Who is called.
+    pub destination_service: Arc<str>,
+    /// Which version of it.
+    pub destination_version: Arc<str>,
+    /// How the bytes are protected.
+    pub crossing: Crossing,
+    /// What the port is declared to speak.
+    pub protocol: RequestProtocol,
+}
+
+/// What a port is declared to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RequestProtocol {
+    /// HTTP, of any version.
+    Http,
+    /// gRPC.
+    Grpc,
+}
+
+/// Requests that were answered in one way.
+#[derive(Clone, Debug)]
+pub struct RequestSeries {
+    /// Who called whom.
+    pub route: RequestRoute,
+    /// The method, `other` for one that no standard names.
+    pub method: &'static str,
+    /// Status code; 0 where the connection ended without an answer.
+    pub response_code: u16,
+    /// Status of a gRPC call, where it told one.
+    pub grpc_status: Option<u16>,
+    /// How many.
+    pub count: u64,
+}
+
+impl RequestSeries {
+    /// Whether the server failed: a code of 500 and above, no answer, or a gRPC status that is
+    /// not OK.
+    pub fn is_error(&self) -> bool {
+        !(100..500).contains(&self.response_code) || self.grpc_status.is_some_and(|s| s != 0)
+    }
+}
+
+/// How long requests took, from the first byte of the request to the first of the response.
+#[derive(Clone, Debug)]
+pub struct RequestDurations {
+    /// Who called whom.
+    pub route: RequestRoute,
+    /// Requests by bucket, not added up; bounds are [`mesh_common::REQUEST_BOUNDS_NS`], and the
+    /// last bucket has none.
+    pub buckets: [u64; mesh_common::REQUEST_BUCKETS],
+    /// Sum, nanoseconds.
+    pub sum_ns: u64,
 }
 
 /// One rule's (or one internal reason's) verdicts about one caller and one service.

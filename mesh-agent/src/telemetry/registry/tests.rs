@@ -67,6 +67,8 @@ fn snapshot() -> Snapshot {
         counters[counter.0 as usize] = u64::from(counter.0) + 10;
     }
     Snapshot {
+        requests: Vec::new(),
+        request_durations: Vec::new(),
         tunnel: tunnel(),
         flows: vec![
             flow("shop/checkout", Transport::Tcp, 4),
