@@ -18,7 +18,7 @@ use crate::policy::source::SourceSet;
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
     AgentCounters, Crossing, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage,
-    PolicyState, ProgramState, Snapshot, Transport,
+    NodeNames, PolicyState, ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
@@ -41,6 +41,10 @@ impl Source for Agent {
         };
         let findings = self.sweeps.findings();
         let mut snapshot = Snapshot {
+            node: NodeNames {
+                name: self.config.node.name.as_ref().into(),
+                trust_domain: self.config.node.trust_domain.as_ref().into(),
+            },
             counters: stats.counters,
             maps: maps
                 .iter()

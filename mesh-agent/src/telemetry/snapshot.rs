@@ -15,6 +15,8 @@ use crate::policy::model::DefaultAction;
 /// Everything that is measured, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
+    /// Whose it is.
+    pub node: NodeNames,
     /// Flows by who calls whom.
     pub flows: Vec<FlowSeries>,
     /// Decisions by rule and reason.
@@ -52,6 +54,15 @@ impl Snapshot {
     pub fn denials(&self) -> u64 {
         self.counter(Counter::Denials) + self.live.late_denials
     }
+}
+
+/// What the node is called.
+#[derive(Clone, Debug, Default)]
+pub struct NodeNames {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The trust domain of its identities.
+    pub trust_domain: Arc<str>,
 }
 
 /// The transport of a flow.

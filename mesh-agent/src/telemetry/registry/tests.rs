@@ -11,7 +11,8 @@ use mesh_common::Counter;
 
 use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
-    AgentCounters, LeavingSeries, LiveFlows, MapUsage, PolicyState, ProgramState, SplitSeries,
+    AgentCounters, LeavingSeries, LiveFlows, MapUsage, NodeNames, PolicyState, ProgramState,
+    SplitSeries,
 };
 use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
 
@@ -67,6 +68,10 @@ fn snapshot() -> Snapshot {
         counters[counter.0 as usize] = u64::from(counter.0) + 10;
     }
     Snapshot {
+        node: NodeNames {
+            name: "edge-1".into(),
+            trust_domain: "mesh.local".into(),
+        },
         requests: Vec::new(),
         request_durations: Vec::new(),
         tunnel: tunnel(),

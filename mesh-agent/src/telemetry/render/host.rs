@@ -22,6 +22,12 @@ pub(super) fn process(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             ("rustc", build.rustc),
         ],
     )?;
+    let node = &content.snapshot.node;
+    sheet.info(
+        "mesh_node",
+        "The node that the agent is for, and the trust domain of its identities.",
+        &[("node", &*node.name), ("trust_domain", &*node.trust_domain)],
+    )?;
     let process = &content.process;
     sheet.single(
         "process_cpu",
