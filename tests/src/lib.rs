@@ -23,6 +23,7 @@ pub mod nodes;
 pub mod observe;
 pub mod patience;
 pub mod peer;
+pub mod prometheus;
 pub mod sandbox;
 pub mod shop;
 pub mod soak;

@@ -1,52 +1,20 @@
 //! Metrics in the forms that Prometheus takes, and a Prometheus that takes them.
 
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use mesh_tests::agent::AgentProcess;
 use mesh_tests::observe::{counts, until};
-use mesh_tests::sandbox::free_port;
+use mesh_tests::prometheus::{Prometheus, ask, has};
 use mesh_tests::shop::{Shop, dial};
 use mesh_tests::{Sandbox, host};
-use serde_json::Value;
 
 const OPENED: &str = "mesh_tcp_connections_opened_total";
 
 fn start(sandbox: &Sandbox) -> AgentProcess {
     AgentProcess::start(sandbox).expect("the agent starts")
-}
-
-/// An HTTP/1.0 answer: its head and its body.
-fn ask(port: u16, path: &str, headers: &str) -> io::Result<(String, Vec<u8>)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: mesh\r\n{headers}\r\n")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n");
-    let end = end.ok_or_else(|| io::Error::other("no head"))?;
-    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
-    Ok((head, answer.split_off(end + 4)))
-}
-
-fn has(program: &str) -> bool {
-    let found = Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok();
-    if !found {
-        let _ = writeln!(
-            io::stderr(),
-            "SKIPPED: needs {program} (Debian package prometheus)"
-        );
-    }
-    found
 }
 
 #[test]
@@ -112,66 +80,6 @@ fn the_forms_are_those_that_were_asked_for() {
     });
 }
 
-/// A Prometheus of our own; dropping it ends it.
-struct Prometheus {
-    child: Child,
-    port: u16,
-}
-
-impl Prometheus {
-    fn start(sandbox: &Sandbox) -> Self {
-        let port = free_port().expect("a port").port();
-        let config = sandbox.path("prometheus.yml");
-        let text = format!(
-            "global: {{ scrape_interval: 500ms, scrape_timeout: 400ms }}\n\
-             scrape_configs:\n- job_name: mesh\n  static_configs:\n  - targets: ['{}']\n",
-            sandbox.admin()
-        );
-        fs::write(&config, text).expect("written");
-        let log = fs::File::create(sandbox.path("prometheus.log")).expect("created");
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!(
-                "--storage.tsdb.path={}",
-                sandbox.path("tsdb").display()
-            ))
-            .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-            .current_dir(sandbox.path("run"))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("it runs");
-        Self { child, port }
-    }
-
-    /// The values of an instant query.
-    fn query(&self, query: &str) -> Vec<f64> {
-        let Ok((_, body)) = ask(self.port, &format!("/api/v1/query?query={query}"), "") else {
-            return Vec::new();
-        };
-        let answer: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let series = answer["data"]["result"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let value = |one: &Value| one["value"][1].as_str()?.parse().ok();
-        series.iter().filter_map(value).collect()
-    }
-
-    fn document(&self, path: &str) -> Value {
-        let (_, body) = ask(self.port, path, "").expect("an answer");
-        serde_json::from_slice(&body).unwrap_or_default()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // Either may fail because it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn prometheus_scrapes_it() {
     host::run("prometheus", |sandbox| {
@@ -184,20 +92,20 @@ fn prometheus_scrapes_it() {
             assert_eq!(dial(&mut shop.checkout), Ok("v1".into()));
             assert_eq!(dial(&mut shop.intruder), Err("EPERM".into()));
         }
-        let prometheus = Prometheus::start(sandbox);
+        let prometheus = Prometheus::start(sandbox, &[]);
         let limit = Duration::from_secs(30);
         until(limit, "the target is up", || {
             prometheus.query("up") == [1.0]
         });
-        let opened = format!("{OPENED}%7Bsource_service=%22shop/checkout%22%7D");
+        let opened = format!("{OPENED}{{source_service=\"shop/checkout\"}}");
         until(limit, "connections are counted", || {
             prometheus.query(&opened) == [5.0]
         });
-        let denied = "sum(mesh_authorization_decisions_total%7Bverdict=%22denied%22%7D)";
+        let denied = "sum(mesh_authorization_decisions_total{verdict=\"denied\"})";
         until(limit, "denials are counted", || {
             prometheus.query(denied) == [5.0]
         });
-        let buckets = "sum(mesh_tcp_connect_duration_seconds_bucket%7Ble=%22%2BInf%22%7D)";
+        let buckets = "sum(mesh_tcp_connect_duration_seconds_bucket{le=\"+Inf\"})";
         assert_eq!(prometheus.query(buckets), [5.0]);
         assert_eq!(
             prometheus.query("mesh_policy_last_reload_successful"),
