@@ -55,10 +55,15 @@ pub enum Command {
     },
     /// Check configuration files: the agent's own parser and compiler, offline, without root.
     ///
-    /// Prints every problem of every file at once. Exits with 3 if there are errors.
+    /// Prints every problem of every file at once. Exits with 3 if there are errors, and with 5 if
+    /// flows that were recorded (--against) would get another verdict.
     Check {
         /// The directory; default: the one agent.toml names.
         directory: Option<PathBuf>,
+        /// Tell what would change for these flows, as `mesh-agent flows -o jsonl` and the access log
+        /// write them; - for standard input.
+        #[arg(long, value_name = "FLOWS")]
+        against: Option<PathBuf>,
         #[command(flatten)]
         config: ConfigArg,
         /// How the result is shown.

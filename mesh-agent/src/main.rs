@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -33,9 +33,10 @@ fn run(command: Command) -> u8 {
     match command {
         Command::Check {
             directory,
+            against,
             config,
             output,
-        } => check(directory, &config.config, output),
+        } => check(directory, against.as_deref(), &config.config, output),
         Command::Run { config } => with_config(&config, |config| run_agent(config, agent::run)),
         Command::Load { config } => with_config(&config, |config| run_agent(config, agent::load)),
         Command::Explain { args, config } => {
@@ -138,10 +139,11 @@ fn log_to_stderr(level: LogLevel) {
     }
 }
 
-fn check(directory: Option<std::path::PathBuf>, config: &Path, output: Output) -> u8 {
+fn check(directory: Option<PathBuf>, against: Option<&Path>, config: &Path, output: Output) -> u8 {
     let options = check::Options {
         directory,
         config,
+        against,
         format: match output {
             Output::Table => check::Format::Human,
             Output::Json => check::Format::Json,

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use self::against::Replay;
 use crate::config::AgentConfig;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::model::Policy;
 use crate::policy::parse;
 use crate::policy::source::Belief;
+
+mod against;
 
 #[cfg(test)]
 mod tests;
@@ -30,13 +33,16 @@ pub struct Options<'a> {
     pub directory: Option<PathBuf>,
     /// The node's `agent.toml`, used if it exists.
     pub config: &'a Path,
+    /// Recorded flows to judge by the policy, `-` for standard input.
+    pub against: Option<&'a Path>,
     /// How the result is shown.
     pub format: Format,
     /// Whether text is coloured.
     pub color: bool,
 }
 
-/// Checks, and returns the exit code: 0, or 3 for an invalid configuration.
+/// Checks, and returns the exit code: 0, 3 for an invalid configuration, 5 if recorded flows would
+/// get another verdict, 1 if they cannot be read.
 ///
 /// `compile` is what comes after parsing: a line about what came of it, or what keeps the
 /// kernel from holding the policy. Problems are written to `err` for people; JSON and the
@@ -65,9 +71,15 @@ pub fn run(
                 true => writeln!(out, "{}", outcome.in_one_line())?,
                 false => writeln!(err, "{}", outcome.in_one_line())?,
             }
+            if let Some(replay) = &outcome.replay {
+                replay.write(out)?;
+            }
+            if let Some(problem) = &outcome.replay_problem {
+                writeln!(err, "{problem}")?;
+            }
         }
     }
-    Ok(if outcome.ok { 0 } else { INVALID })
+    Ok(outcome.code())
 }
 
 /// What was found; also the JSON document.
@@ -83,6 +95,10 @@ struct Outcome {
     warnings: usize,
     compiled: Option<String>,
     diagnostics: Vec<Diagnostic>,
+    /// What would change for recorded flows.
+    replay: Option<Replay>,
+    /// Why that cannot be told.
+    replay_problem: Option<String>,
 }
 
 fn outcome(
@@ -107,6 +123,12 @@ fn outcome(
         let quoted = |diagnostic: Diagnostic| diagnostic.quoted(|file| sources.text(file));
         let compiled = compile(&policy);
         outcome.compiled_as(compiled.map_err(|found| found.into_iter().map(quoted).collect()));
+        let flows = options.against.filter(|_| outcome.ok);
+        match flows.map(|path| Replay::new(&policy, path)) {
+            Some(Ok(replay)) => outcome.replay = Some(replay),
+            Some(Err(problem)) => outcome.replay_problem = Some(problem),
+            None => {}
+        }
     }
     outcome
 }
@@ -128,6 +150,17 @@ impl Outcome {
             warnings: diagnostics.len() - errors,
             compiled: None,
             diagnostics,
+            replay: None,
+            replay_problem: None,
+        }
+    }
+
+    fn code(&self) -> u8 {
+        match &self.replay {
+            _ if !self.ok => INVALID,
+            _ if self.replay_problem.is_some() => FAILED,
+            Some(replay) if replay.has_changes() => CHANGED,
+            _ => 0,
         }
     }
 
@@ -172,5 +205,9 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
+/// Exit code for flows that cannot be read.
+const FAILED: u8 = 1;
 /// Exit code for an invalid configuration.
 const INVALID: u8 = 3;
+/// Exit code for flows that would get another verdict.
+const CHANGED: u8 = 5;

@@ -1,6 +1,6 @@
 //! `explain`: which rule decides on a call, and why; the evaluator's answer in words.
 
-mod question;
+pub(super) mod question;
 mod render;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::output::{Output, Style, print};
 use crate::admin;
 use crate::config::AgentConfig;
 use crate::policy::eval::{Decision, evaluate, evaluate_egress, split_for};
-use crate::policy::model::{Action, Endpoint, Location, Mode, Policy, Rule};
+use crate::policy::model::{Action, Endpoint, Location, Mode, Policy, Rule, ServiceName};
 use crate::policy::parse;
 use crate::policy::source::{Belief, SourceSet};
 
@@ -150,30 +150,13 @@ struct EndpointView {
 
 impl Answer {
     fn new(policy: &Policy, question: &Question<'_>, args: &Args) -> Self {
-        let (decision, endpoints) = match &question.callee {
-            Callee::Frontend { service, port } => (
-                evaluate(
-                    policy,
-                    question.caller,
-                    &service.name,
-                    &service.ports[*port],
-                ),
-                shares(policy, question),
-            ),
-            Callee::Endpoint { service, endpoint } => (
-                evaluate(
-                    policy,
-                    question.caller,
-                    &service.name,
-                    &service.ports[endpoint.port],
-                ),
-                vec![view(endpoint, 1.0)],
-            ),
-            Callee::UndeclaredPort(service) => return Self::undeclared(args, &service.to_string()),
-            Callee::Outside { address, port } => (
-                evaluate_egress(policy, question.caller, *address, *port),
-                Vec::new(),
-            ),
+        let decision = match decide(policy, question) {
+            Ok(decision) => decision,
+            Err(Undeclared(service)) => return Self::undeclared(args, &service.to_string()),
+        };
+        let endpoints = match &question.callee {
+            Callee::Endpoint { endpoint, .. } => vec![view(endpoint, 1.0)],
+            _ => shares(policy, question),
         };
         let (rule, at) = decided_by(policy, question, &decision);
         Self {
@@ -209,7 +192,28 @@ impl Answer {
     }
 }
 
-fn decided_by(
+/// A port of a VIP that its service does not declare: nobody may call it.
+pub(super) struct Undeclared<'p>(pub(super) &'p ServiceName);
+
+/// The verdict on a call.
+pub(super) fn decide<'p>(
+    policy: &'p Policy,
+    question: &Question<'p>,
+) -> Result<Decision<'p>, Undeclared<'p>> {
+    let (service, port) = match &question.callee {
+        Callee::Frontend { service, port } => (service, *port),
+        Callee::Endpoint { service, endpoint } => (service, endpoint.port),
+        Callee::UndeclaredPort(service) => return Err(Undeclared(service)),
+        Callee::Outside { address, port } => {
+            return Ok(evaluate_egress(policy, question.caller, *address, *port));
+        }
+    };
+    let port = &service.ports[port];
+    Ok(evaluate(policy, question.caller, &service.name, port))
+}
+
+/// The rule that decided, and where it stands.
+pub(super) fn decided_by(
     policy: &Policy,
     question: &Question<'_>,
     decision: &Decision<'_>,

@@ -17,6 +17,7 @@ fn check(directory: &Path, format: Format, compiled: Result<String, Vec<Diagnost
         directory: Some(directory.to_owned()),
         config: Path::new("/nonexistent/agent.toml"),
         format,
+        against: None,
         color: false,
     };
     let code = run(&options, |_| compiled, &mut out, &mut err).expect("no I/O errors");

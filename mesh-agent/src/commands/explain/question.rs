@@ -6,13 +6,13 @@ use crate::policy::eval::Caller;
 use crate::policy::model::{Endpoint, Location, Policy, Service, ServiceName};
 
 /// A call.
-pub(super) struct Question<'p> {
-    pub(super) caller: Caller<'p>,
-    pub(super) callee: Callee<'p>,
+pub(in crate::commands) struct Question<'p> {
+    pub(in crate::commands) caller: Caller<'p>,
+    pub(in crate::commands) callee: Callee<'p>,
 }
 
 /// What is called.
-pub(super) enum Callee<'p> {
+pub(in crate::commands) enum Callee<'p> {
     /// A port of a service, by its VIP.
     Frontend { service: &'p Service, port: usize },
     /// An endpoint around its VIP.
@@ -27,25 +27,37 @@ pub(super) enum Callee<'p> {
 }
 
 impl<'p> Question<'p> {
-    pub(super) fn parse(policy: &'p Policy, source: &str, callee: &str) -> Result<Self, String> {
-        let caller = if source == "host" {
-            Caller::Host
-        } else if let Some(name) = source.strip_prefix("node:") {
-            Caller::Node(node(policy, name)?)
-        } else if let Ok(address) = source.parse::<IpAddr>() {
-            Caller::Outside(address.to_canonical())
-        } else {
-            Caller::Service(&service(policy, source)?.name)
-        };
+    pub(in crate::commands) fn parse(
+        policy: &'p Policy,
+        source: &str,
+        callee: &str,
+    ) -> Result<Self, String> {
         Ok(Self {
-            caller,
+            caller: caller(policy, source)?,
             callee: Callee::parse(policy, callee)?,
         })
     }
 }
 
+/// Who is meant by `host`, `node:NAME`, an address, or the name of a service.
+pub(in crate::commands) fn caller<'p>(
+    policy: &'p Policy,
+    source: &str,
+) -> Result<Caller<'p>, String> {
+    if source == "host" {
+        return Ok(Caller::Host);
+    }
+    if let Some(name) = source.strip_prefix("node:") {
+        return Ok(Caller::Node(node(policy, name)?));
+    }
+    if let Ok(address) = source.parse::<IpAddr>() {
+        return Ok(Caller::Outside(address.to_canonical()));
+    }
+    Ok(Caller::Service(&service(policy, source)?.name))
+}
+
 impl<'p> Callee<'p> {
-    fn parse(policy: &'p Policy, text: &str) -> Result<Self, String> {
+    pub(in crate::commands) fn parse(policy: &'p Policy, text: &str) -> Result<Self, String> {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self::at(policy, address));
         }
@@ -68,7 +80,7 @@ impl<'p> Callee<'p> {
     }
 
     /// What the mesh takes an address for, as the kernel side does.
-    fn at(policy: &'p Policy, address: SocketAddr) -> Self {
+    pub(in crate::commands) fn at(policy: &'p Policy, address: SocketAddr) -> Self {
         let ip = address.ip().to_canonical();
         let mut services = policy.services.values();
         if let Some(service) = services.find(|service| service.vip == Some(ip)) {
