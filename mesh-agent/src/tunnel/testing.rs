@@ -10,7 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::runtime::LocalOptions;
+use tokio::task::{JoinHandle, spawn_local};
 
 use super::wire::{ALPN, Open};
 use super::*;
@@ -105,10 +106,10 @@ pub(super) fn open() -> Open {
 pub(super) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
+        .build_local(LocalOptions::default())
         .unwrap();
     let test = async { tokio::time::timeout(PATIENCE * 3, test).await };
-    LocalSet::new().block_on(&runtime, test).expect("in time")
+    runtime.block_on(test).expect("in time")
 }
 
 pub(super) async fn listen() -> (TcpListener, SocketAddr) {

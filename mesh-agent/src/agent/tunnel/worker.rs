@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener as AsyncListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::listeners::Order;
@@ -58,9 +59,10 @@ pub(super) fn run(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
-        .build()?;
+        // Not a LocalSet: each wake of one of its tasks has the runtime look for events twice.
+        .build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(shared, maps));
-    LocalSet::new().block_on(&runtime, worker.work(orders));
+    runtime.block_on(worker.work(orders));
     Ok(())
 }
 
