@@ -107,6 +107,39 @@ codes! {
 }
 
 codes! {
+    /// What a [`FlowRecord`](crate::FlowRecord) tells of a flow.
+    FlowEvent(u8) {
+        /// A connection was established. Recorded only while somebody wants to know.
+        Opened = 0 => "open",
+        /// It was closed.
+        Closed = 1 => "close",
+        /// It was allowed and never established.
+        Failed = 2 => "failed",
+    }
+}
+
+codes! {
+    /// How a connection ended, as far as the kernel's states tell.
+    FlowEnd(u8) {
+        /// It has not.
+        None = 0 => "-",
+        /// In order: both ends finished, the client first.
+        ClientFin = 1 => "client-fin",
+        /// In order: both ends finished, the server first.
+        ServerFin = 2 => "server-fin",
+        /// In order: both ends finished at the same time.
+        BothFin = 3 => "both-fin",
+        /// Not in order: a reset from either end, an abort or a timeout. The states do not tell
+        /// which.
+        Reset = 4 => "reset",
+        /// Never established: the other end answered, and not with a connection.
+        Refused = 5 => "refused",
+        /// Never established: no segment came back before the client or its kernel gave up.
+        Unanswered = 6 => "unanswered",
+    }
+}
+
+codes! {
     /// What the kernel side counts about itself, per CPU.
     Counter(u32) {
         /// Denials whose record found the ring buffer full.
@@ -131,6 +164,8 @@ codes! {
         TicketsDropped = 9 => "tickets_dropped",
         /// Calls to other nodes that the agent was not told about, because the map was full.
         RedirectsDropped = 10 => "redirects_dropped",
+        /// Flow records that found their ring buffer full.
+        FlowRecordsLost = 11 => "flow_records_lost",
     }
 }
 
@@ -147,6 +182,12 @@ mod tests {
             assert_eq!(usize::from(code.0), index);
         }
         for (index, code) in Hook::ALL.iter().enumerate() {
+            assert_eq!(usize::from(code.0), index);
+        }
+        for (index, code) in FlowEvent::ALL.iter().enumerate() {
+            assert_eq!(usize::from(code.0), index);
+        }
+        for (index, code) in FlowEnd::ALL.iter().enumerate() {
             assert_eq!(usize::from(code.0), index);
         }
         assert_eq!(Reason(200).name(), "unknown");

@@ -13,6 +13,7 @@
 mod address;
 mod code;
 mod destination;
+mod flow;
 mod identity;
 mod policy;
 mod record;
@@ -22,8 +23,9 @@ mod split;
 mod stats;
 
 pub use address::{Address, IPPROTO_TCP, IPPROTO_UDP, SocketKey};
-pub use code::{Counter, Hook, Reason, Verdict};
+pub use code::{Counter, FlowEnd, FlowEvent, Hook, Reason, Verdict};
 pub use destination::{Destination, destination_flag};
+pub use flow::{FLOW_RING_BYTES, FlowRecord};
 pub use identity::{CgroupIdentity, Subject, SubjectInfo, subject_flag};
 pub use policy::{
     Active, DEFAULT_RULE, PolicyHeader, PrefixKey, RuleKey, RuleSlots, SLOTS, header_flag,
@@ -41,8 +43,9 @@ pub use split::{
     endpoint_flag,
 };
 pub use stats::{
-    CONNECT_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FlowKey, FlowStats, REQUEST_BOUNDS_NS,
-    REQUEST_BUCKETS, bucket_of, flow_bit,
+    CONNECT_BUCKETS, DURATION_BUCKETS, DecisionKey, FIRST_BUCKET_NS, FIRST_DURATION_NS,
+    FIRST_RTT_NS, FlowKey, FlowStats, REQUEST_BOUNDS_NS, REQUEST_BUCKETS, RTT_BUCKETS, bucket_of,
+    duration_bucket, flow_bit, rtt_bucket,
 };
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.

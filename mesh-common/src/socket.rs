@@ -10,6 +10,8 @@ pub struct SocketState {
     pub creator_cgroup: u64,
     /// When `connect()` was judged, nanoseconds since boot.
     pub connect_ns: u64,
+    /// When the connection was established, nanoseconds since boot; 0 before.
+    pub opened_ns: u64,
     /// Payload bytes received when the connection became half-closed by this side.
     pub half_closed_received: u64,
     /// What the program dialled.
@@ -40,10 +42,18 @@ pub struct SocketState {
     pub bound_for: u32,
     /// Id of the endpoint on another node that was chosen; 0 where the kernel carries the bytes.
     pub target: u32,
+    /// The rule that allowed the call; 0 where the reason is not policy.
+    pub rule: u32,
+    /// Process (thread group) id of the caller.
+    pub pid: u32,
+    /// [`Verdict`](crate::Verdict) and [`Reason`](crate::Reason) codes of the call.
+    pub verdict: u8,
+    /// See `verdict`.
+    pub reason: u8,
     /// Zero.
-    pub _pad: u32,
+    pub _pad: u16,
 }
-const _: () = assert!(size_of::<SocketState>() == 104);
+const _: () = assert!(size_of::<SocketState>() == 120);
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {

@@ -6,6 +6,18 @@ pub const CONNECT_BUCKETS: usize = 10;
 /// Upper bound of the first bucket, nanoseconds.
 pub const FIRST_BUCKET_NS: u64 = 1 << 14;
 
+/// Number of buckets of the round-trip time histogram, the last one unbounded.
+pub const RTT_BUCKETS: usize = 9;
+
+/// Upper bound of its first bucket, nanoseconds: 2^16 (66 µs).
+pub const FIRST_RTT_NS: u64 = 1 << 16;
+
+/// Number of buckets of the histogram of connections' durations, the last one unbounded.
+pub const DURATION_BUCKETS: usize = 9;
+
+/// Upper bound of its first bucket, nanoseconds: 2^20 (1 ms).
+pub const FIRST_DURATION_NS: u64 = 1 << 20;
+
 /// Labels of a flow series.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,24 +63,51 @@ pub struct FlowStats {
     pub connect_ns: u64,
     /// Connect times by bucket, see [`bucket_of`].
     pub connect_buckets: [u64; CONNECT_BUCKETS],
+    /// Sum of smoothed round-trip times at close, nanoseconds.
+    pub rtt_ns: u64,
+    /// Round-trip times by bucket, see [`rtt_bucket`].
+    pub rtt_buckets: [u64; RTT_BUCKETS],
+    /// Sum of times from established to closed, nanoseconds.
+    pub duration_ns: u64,
+    /// These times by bucket, see [`duration_bucket`].
+    pub duration_buckets: [u64; DURATION_BUCKETS],
 }
-const _: () = assert!(size_of::<FlowStats>() == 136);
+const _: () = assert!(size_of::<FlowStats>() == 296);
 
 /// Bucket of a connect time: upper bounds 2^14 ns (16 µs) times powers of 4, last one unbounded.
 ///
 /// Powers of four keep the histogram small; from 16 µs (loopback) to 1.07 s (a lost SYN).
 #[inline(always)]
 pub const fn bucket_of(nanoseconds: u64) -> usize {
+    bucket::<CONNECT_BUCKETS>(nanoseconds, FIRST_BUCKET_NS, 2)
+}
+
+/// Bucket of a round-trip time: upper bounds 2^16 ns (66 µs) times powers of 4, up to 1.07 s.
+#[inline(always)]
+pub const fn rtt_bucket(nanoseconds: u64) -> usize {
+    bucket::<RTT_BUCKETS>(nanoseconds, FIRST_RTT_NS, 2)
+}
+
+/// Bucket of a connection's duration: upper bounds 2^20 ns (1 ms) times powers of 8, up to 37
+/// minutes.
+#[inline(always)]
+pub const fn duration_bucket(nanoseconds: u64) -> usize {
+    bucket::<DURATION_BUCKETS>(nanoseconds, FIRST_DURATION_NS, 3)
+}
+
+/// Which of `N` buckets: the first ends at `first`, each other 2^`shift` times higher.
+#[inline(always)]
+const fn bucket<const N: usize>(value: u64, first: u64, shift: u32) -> usize {
     let mut bucket = 0;
-    let mut bound = FIRST_BUCKET_NS;
-    while bucket < CONNECT_BUCKETS - 1 {
-        if nanoseconds <= bound {
+    let mut bound = first;
+    while bucket < N - 1 {
+        if value <= bound {
             return bucket;
         }
-        bound <<= 2;
+        bound <<= shift;
         bucket += 1;
     }
-    CONNECT_BUCKETS - 1
+    N - 1
 }
 
 /// Upper bounds of the buckets of request durations, nanoseconds. The last bucket has none.
@@ -124,5 +163,17 @@ mod tests {
         assert_eq!(bucket_of(1 << 16), 1);
         assert_eq!(bucket_of(1 << 30), 8);
         assert_eq!(bucket_of(u64::MAX), 9);
+    }
+
+    #[test]
+    fn round_trips_and_durations_have_theirs() {
+        assert_eq!(rtt_bucket(65_536), 0);
+        assert_eq!(rtt_bucket(65_537), 1);
+        assert_eq!(rtt_bucket(1_073_741_824), 7);
+        assert_eq!(rtt_bucket(u64::MAX), 8);
+        assert_eq!(duration_bucket(1_048_576), 0);
+        assert_eq!(duration_bucket(1_048_577), 1);
+        assert_eq!(duration_bucket(2_199_023_255_552), 7);
+        assert_eq!(duration_bucket(u64::MAX), 8);
     }
 }

@@ -25,6 +25,10 @@ static NO_STATS: FlowStats = FlowStats {
     retransmits: 0,
     connect_ns: 0,
     connect_buckets: [0; mesh_common::CONNECT_BUCKETS],
+    rtt_ns: 0,
+    rtt_buckets: [0; mesh_common::RTT_BUCKETS],
+    duration_ns: 0,
+    duration_buckets: [0; mesh_common::DURATION_BUCKETS],
 };
 
 /// Adds to a per-CPU counter. Atomic because a hook in process context can be interrupted by

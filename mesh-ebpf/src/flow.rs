@@ -9,11 +9,15 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
-use mesh_common::{FlowKey, IPPROTO_TCP, SocketState, bucket_of, flow_bit, socket_flag};
+use mesh_common::{
+    FlowEnd, FlowEvent, FlowKey, IPPROTO_TCP, SocketState, bucket_of, duration_bucket, flow_bit,
+    rtt_bucket, socket_flag,
+};
 
 use crate::count;
 use crate::ctx;
 use crate::maps::SOCKETS;
+use crate::record::{self, Happened};
 use crate::redirect;
 use crate::ticket;
 
@@ -41,7 +45,7 @@ pub(crate) fn observe(ctx: &SockOpsContext) {
         }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
             ticket::take_back(ctx.ops, state);
-            established(state);
+            established(ctx, state);
         }
         _ => changed(ctx, state),
     }
@@ -93,8 +97,13 @@ fn crossing(state: &SocketState) -> u32 {
 }
 
 #[inline(always)]
-fn established(state: &mut SocketState) {
+fn established(ctx: &SockOpsContext, state: &mut SocketState) {
     state.flags |= socket_flag::OPEN;
+    // SAFETY: the helper has no preconditions.
+    state.opened_ns = unsafe { bpf_ktime_get_ns() };
+    if record::opens_are_wanted() {
+        record_open(ctx, state);
+    }
     let Some(stats) = count::flow(&key_of(state)) else {
         return;
     };
@@ -104,13 +113,48 @@ fn established(state: &mut SocketState) {
         // Connected to the agent, which says nothing about the other node.
         return;
     }
-    // SAFETY: the helper has no preconditions.
-    let elapsed = unsafe { bpf_ktime_get_ns() }.saturating_sub(state.connect_ns);
+    let elapsed = connect_time(state);
     let bucket = bucket_of(elapsed);
     // SAFETY: as above.
     count::add(unsafe { &raw mut (*stats).connect_ns }, elapsed);
     // SAFETY: as above; `bucket` is below the number of buckets.
     count::add(unsafe { &raw mut (*stats).connect_buckets[bucket] }, 1);
+}
+
+#[inline(always)]
+fn record_open(ctx: &SockOpsContext, state: &SocketState) {
+    let opened = Happened {
+        event: FlowEvent::Opened,
+        end: FlowEnd::None,
+        protocol: key_of(state).protocol,
+        connect_ns: connect_time(state),
+        duration_ns: 0,
+        sent: 0,
+        received: 0,
+        retransmits: ctx::field(ctx.ops, offset_of!(bpf_sock_ops, total_retrans)),
+        srtt_us: round_trip(ctx, state),
+    };
+    record::write(ctx.ops, state, &opened);
+}
+
+/// From `connect()` to established, nanoseconds; 0 where that says nothing about the endpoint.
+#[inline(always)]
+fn connect_time(state: &SocketState) -> u64 {
+    if state.flags & socket_flag::REDIRECTED != 0 {
+        return 0;
+    }
+    state.opened_ns.saturating_sub(state.connect_ns)
+}
+
+/// Smoothed round-trip time, microseconds; 0 where it is none to the endpoint.
+#[inline(always)]
+fn round_trip(ctx: &SockOpsContext, state: &SocketState) -> u32 {
+    // The kernel keeps eight times the value.
+    let srtt: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, srtt_us));
+    if state.flags & socket_flag::REDIRECTED != 0 {
+        return 0;
+    }
+    srtt >> 3
 }
 
 #[inline(always)]
@@ -137,9 +181,40 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
     }
     let was_open = state.flags & socket_flag::OPEN != 0;
     let (sent, received) = payload(ctx, state, old);
-    let stats = count::flow(&key_of(state));
+    let since = if was_open {
+        state.opened_ns
+    } else {
+        state.connect_ns
+    };
+    // SAFETY: the helper has no preconditions.
+    let duration_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(since);
+    let key = key_of(state);
+    let mut happened = Happened {
+        event: FlowEvent::Failed,
+        end: failure(ctx),
+        protocol: key.protocol,
+        connect_ns: 0,
+        duration_ns,
+        sent: 0,
+        received: 0,
+        retransmits: ctx::field(ctx.ops, offset_of!(bpf_sock_ops, total_retrans)),
+        srtt_us: round_trip(ctx, state),
+    };
+    if was_open {
+        happened.event = FlowEvent::Closed;
+        happened.end = end(ctx, old);
+        happened.connect_ns = connect_time(state);
+        happened.sent = sent;
+        happened.received = received;
+    }
+    record::write(ctx.ops, state, &happened);
     state.flags = 0;
-    let Some(stats) = stats else {
+    count_end(&key, &happened, was_open);
+}
+
+#[inline(always)]
+fn count_end(key: &FlowKey, happened: &Happened, was_open: bool) {
+    let Some(stats) = count::flow(key) else {
         return;
     };
     if !was_open {
@@ -147,30 +222,77 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
         count::add(unsafe { &raw mut (*stats).failed }, 1);
         return;
     }
-    let retransmits: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, total_retrans));
     // SAFETY: `stats` is a map value that lives while the program runs.
     count::add(unsafe { &raw mut (*stats).closed }, 1);
     // SAFETY: as above.
-    count::add(unsafe { &raw mut (*stats).sent_bytes }, sent);
+    count::add(unsafe { &raw mut (*stats).sent_bytes }, happened.sent);
     // SAFETY: as above.
-    count::add(unsafe { &raw mut (*stats).received_bytes }, received);
+    count::add(
+        unsafe { &raw mut (*stats).received_bytes },
+        happened.received,
+    );
     // SAFETY: as above.
     count::add(
         unsafe { &raw mut (*stats).retransmits },
-        u64::from(retransmits),
+        u64::from(happened.retransmits),
     );
+    let bucket = duration_bucket(happened.duration_ns);
+    // SAFETY: as above.
+    count::add(
+        unsafe { &raw mut (*stats).duration_ns },
+        happened.duration_ns,
+    );
+    // SAFETY: as above; `bucket` is below the number of buckets.
+    count::add(unsafe { &raw mut (*stats).duration_buckets[bucket] }, 1);
+    if happened.srtt_us == 0 {
+        return;
+    }
+    let rtt = u64::from(happened.srtt_us) * 1000;
+    let bucket = rtt_bucket(rtt);
+    // SAFETY: as above.
+    count::add(unsafe { &raw mut (*stats).rtt_ns }, rtt);
+    // SAFETY: as above; `bucket` is below the number of buckets.
+    count::add(unsafe { &raw mut (*stats).rtt_buckets[bucket] }, 1);
+}
+
+/// How an established connection ended, by the state it was in before.
+#[inline(always)]
+fn end(ctx: &SockOpsContext, old: u32) -> FlowEnd {
+    match old {
+        // A program that has closed its socket does not wait for the other end here: the kernel
+        // waits in its place, and without this socket.
+        BPF_TCP_FIN_WAIT2 => FlowEnd::ClientFin,
+        BPF_TCP_LAST_ACK if all_acknowledged(ctx) => FlowEnd::ServerFin,
+        BPF_TCP_CLOSING if all_acknowledged(ctx) => FlowEnd::BothFin,
+        _ => FlowEnd::Reset,
+    }
+}
+
+/// What became of a connection that was never established: whether a segment came back at all.
+#[inline(always)]
+fn failure(ctx: &SockOpsContext) -> FlowEnd {
+    let segments: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, segs_in));
+    if segments > 0 {
+        FlowEnd::Refused
+    } else {
+        FlowEnd::Unanswered
+    }
+}
+
+#[inline(always)]
+fn all_acknowledged(ctx: &SockOpsContext) -> bool {
+    let una: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, snd_una));
+    let next: u32 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, snd_nxt));
+    una == next
 }
 
 /// Payload bytes sent and received. The kernel's counters are of sequence numbers, of which
 /// SYN and FIN take one each.
 #[inline(always)]
 fn payload(ctx: &SockOpsContext, state: &SocketState, old: u32) -> (u64, u64) {
-    let ops = ctx.ops;
-    let acked: u64 = ctx::field(ops, offset_of!(bpf_sock_ops, bytes_acked));
-    let una: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, snd_una));
-    let next: u32 = ctx::field(ops, offset_of!(bpf_sock_ops, snd_nxt));
+    let acked: u64 = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, bytes_acked));
     let fin_sent = old == BPF_TCP_FIN_WAIT2
-        || ((old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING) && una == next);
+        || ((old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING) && all_acknowledged(ctx));
     let received = bytes_received(ctx);
     let fin_received = state.flags & socket_flag::FIN_RECEIVED != 0
         || (old == BPF_TCP_FIN_WAIT2 && received > state.half_closed_received);

@@ -27,6 +27,7 @@ mod inbound;
 mod maps;
 mod outbound;
 mod packet;
+mod record;
 mod redirect;
 mod reply;
 mod ticket;

@@ -12,9 +12,10 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
-    DenialRecord, Destination, EndpointEntry, FlowKey, FlowStats, PolicyHeader, PrefixKey,
-    Redirect, RedirectKey, RuleKey, RuleSlots, SLOTS, ScheduleSlot, Selector, SocketKey,
-    SocketState, Split, SplitKey, SubjectInfo, Ticket, TicketKey, TunnelListener, UdpFlows, global,
+    DenialRecord, Destination, EndpointEntry, FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats,
+    PolicyHeader, PrefixKey, Redirect, RedirectKey, RuleKey, RuleSlots, SLOTS, ScheduleSlot,
+    Selector, SocketKey, SocketState, Split, SplitKey, SubjectInfo, Ticket, TicketKey,
+    TunnelListener, UdpFlows, global,
 };
 
 use crate::attribute::Walk;
@@ -138,6 +139,15 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Counter::COUNT as usize }> = PerC
 /// Records of denials. Outbound hooks write, the agent reads.
 #[btf_map]
 pub(crate) static RECORDS: RingBuf<DenialRecord, 65536> = RingBuf::new();
+
+/// Records of flows. `sock_ops` writes, the agent reads.
+#[btf_map]
+pub(crate) static FLOW_RECORDS: RingBuf<FlowRecord, FLOW_RING_BYTES> = RingBuf::new();
+
+/// Whether somebody wants a record of every flow's beginning: not 0. Agent writes, `sock_ops`
+/// reads.
+#[btf_map]
+pub(crate) static FLOWS_FOLLOWED: Array<u32, 1> = Array::new();
 
 /// Room to match a cgroup's path. `cgroup_mkdir` only.
 #[btf_map]

@@ -1,6 +1,6 @@
 //! `connect()` and `sendto()`: who, what, whether, where to.
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use mesh_common::{
     Address, Counter, Destination, EndpointEntry, FlowKey, Hook, IPPROTO_TCP, IPPROTO_UDP, Reason,
     SocketKey, SocketState, UDP_FLOWS, UdpFlow, UdpFlows, destination_flag, endpoint_flag,
@@ -36,7 +36,7 @@ pub(crate) fn connect(ctx: &SockAddr, hook: Hook) -> bool {
     let creator = call.for_whom();
     let mut decision = call.judge(&creator);
     if decision.allows()
-        && let Err(reason) = call.route()
+        && let Err(reason) = call.route(&decision)
     {
         decision = verdict::on_error(reason, &destination);
     }
@@ -234,7 +234,7 @@ impl<'a> Call<'a> {
     }
 
     #[inline(always)]
-    fn route(&self) -> Result<(), Reason> {
+    fn route(&self, decision: &Decision) -> Result<(), Reason> {
         let endpoint = self.next_hop()?;
         let Some(state) = self.ctx.storage_or_new(&SOCKETS) else {
             count::own(Counter::SocketStorageFailed);
@@ -244,7 +244,7 @@ impl<'a> Call<'a> {
             // From another node to another node: nobody asks for that but by mistake.
             return Err(Reason::NoTunnel);
         }
-        self.remember(state, &endpoint);
+        self.remember(state, &endpoint, decision);
         if self.dialled.protocol == IPPROTO_UDP {
             self.count_udp(&endpoint, 1, 0);
         }
@@ -253,7 +253,7 @@ impl<'a> Call<'a> {
     }
 
     #[inline(always)]
-    fn remember(&self, state: &mut SocketState, endpoint: &EndpointEntry) {
+    fn remember(&self, state: &mut SocketState, endpoint: &EndpointEntry, decision: &Decision) {
         // SAFETY: the helper has no preconditions.
         state.connect_ns = unsafe { bpf_ktime_get_ns() };
         state.dialled = self.dialled.address;
@@ -264,6 +264,10 @@ impl<'a> Call<'a> {
         state.service = self.destination.service;
         state.version = endpoint.version;
         state.target = endpoint.target;
+        state.rule = decision.rule;
+        state.verdict = decision.verdict.0;
+        state.reason = decision.reason.0;
+        state.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
         // Read once more: what the verifier knows for certain it follows in paths of their own.
         state.flags = socket_flag::FLOW | (state.flags & socket_flag::TUNNEL);
         if endpoint.target != 0 {

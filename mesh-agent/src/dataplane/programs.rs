@@ -118,6 +118,8 @@ pub(super) const MAPS: &[&str] = &[
     "EGRESS",
     "ENDPOINTS",
     "FLOWS",
+    "FLOWS_FOLLOWED",
+    "FLOW_RECORDS",
     "HEADERS",
     "LISTENERS",
     "LOCAL_ADDRESSES",

@@ -10,8 +10,7 @@ use aya::maps::{
 };
 use aya::util::nr_cpus;
 use mesh_common::{
-    AffinityKey, AffinityValue, CONNECT_BUCKETS, Counter, DecisionKey, FlowKey, FlowStats, SLOTS,
-    SplitKey,
+    AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SLOTS, SplitKey,
 };
 
 use super::DataplaneError;
@@ -153,10 +152,18 @@ fn add(mut total: FlowStats, cpu: &FlowStats) -> FlowStats {
     total.received_bytes += cpu.received_bytes;
     total.retransmits += cpu.retransmits;
     total.connect_ns += cpu.connect_ns;
-    for bucket in 0..CONNECT_BUCKETS {
-        total.connect_buckets[bucket] += cpu.connect_buckets[bucket];
-    }
+    total.rtt_ns += cpu.rtt_ns;
+    total.duration_ns += cpu.duration_ns;
+    add_buckets(&mut total.connect_buckets, &cpu.connect_buckets);
+    add_buckets(&mut total.rtt_buckets, &cpu.rtt_buckets);
+    add_buckets(&mut total.duration_buckets, &cpu.duration_buckets);
     total
+}
+
+fn add_buckets(total: &mut [u64], cpu: &[u64]) {
+    for (sum, count) in total.iter_mut().zip(cpu) {
+        *sum += count;
+    }
 }
 
 /// Capacity and memory of every pinned map and, for policy maps, of the copies in it. How many

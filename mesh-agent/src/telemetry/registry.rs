@@ -185,6 +185,10 @@ impl Count for FlowStats {
             retransmits,
             connect_ns,
             connect_buckets,
+            rtt_ns,
+            rtt_buckets,
+            duration_ns,
+            duration_buckets,
         } = other;
         self.opened += opened;
         self.closed += closed;
@@ -193,9 +197,17 @@ impl Count for FlowStats {
         self.received_bytes += received_bytes;
         self.retransmits += retransmits;
         self.connect_ns += connect_ns;
-        for (sum, count) in self.connect_buckets.iter_mut().zip(connect_buckets) {
-            *sum += count;
-        }
+        self.rtt_ns += rtt_ns;
+        self.duration_ns += duration_ns;
+        add_buckets(&mut self.connect_buckets, connect_buckets);
+        add_buckets(&mut self.rtt_buckets, rtt_buckets);
+        add_buckets(&mut self.duration_buckets, duration_buckets);
+    }
+}
+
+fn add_buckets(sums: &mut [u64], counts: &[u64]) {
+    for (sum, count) in sums.iter_mut().zip(counts) {
+        *sum += count;
     }
 }
 

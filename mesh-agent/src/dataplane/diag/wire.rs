@@ -194,6 +194,12 @@ pub(crate) fn socket_state(value: &[u8]) -> Option<SocketState> {
         revision: u32_at(value, offset_of!(SocketState, revision))?,
         epoch: u32_at(value, offset_of!(SocketState, epoch))?,
         target: u32_at(value, offset_of!(SocketState, target))?,
+        rule: u32_at(value, offset_of!(SocketState, rule))?,
+        pid: u32_at(value, offset_of!(SocketState, pid))?,
+        verdict: *value.get(offset_of!(SocketState, verdict))?,
+        reason: *value.get(offset_of!(SocketState, reason))?,
+        connect_ns: u64_at(value, offset_of!(SocketState, connect_ns))?,
+        opened_ns: u64_at(value, offset_of!(SocketState, opened_ns))?,
         ..SocketState::default()
     })
 }
