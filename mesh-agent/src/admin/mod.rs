@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::policy::source::SourceSet;
+use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::Observed;
 use crate::telemetry::registry::{Build, DEFAULT_SERIES};
 use crate::telemetry::snapshot::Snapshot;
@@ -46,6 +47,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// The files of the policy in force; `None` if it is not this agent's.
     fn policy(&self) -> Option<Arc<SourceSet>>;
+
+    /// The flows that `query` asks for.
+    fn flows(&self, query: &FlowQuery) -> FlowsDocument;
 
     /// What was decided so far.
     fn observed(&self) -> Observed;

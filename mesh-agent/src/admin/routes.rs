@@ -16,6 +16,7 @@ use super::scrape::{Kept, Scraper};
 use super::single::{Single, Unavailable};
 use super::{Options, Source};
 use crate::telemetry::exposition::{Format, wants_gzip};
+use crate::telemetry::flows::FlowQuery;
 use crate::telemetry::registry::Exporter;
 use crate::telemetry::status::{Document, SCHEMA_VERSION};
 
@@ -44,6 +45,7 @@ pub(super) struct Routes {
     scraper: Single<Scraper>,
     readiness: Single<Kept<Vec<String>>>,
     status: Single<()>,
+    flows: Single<()>,
     reload: Single<()>,
 }
 
@@ -57,6 +59,7 @@ impl Routes {
             scraper: Single::new(Scraper::new(source.clone(), exporter)),
             readiness: Single::new(Kept::default()),
             status: Single::new(()),
+            flows: Single::new(()),
             reload: Single::new(()),
             metrics,
             source,
@@ -79,6 +82,7 @@ impl Routes {
                 "not found; / lists what is here\n",
             )),
             Some(route) if !route.takes(request.method()) => Ok(not_allowed(route)),
+            Some(Route::Flows) => self.flows(door, request.uri().query().unwrap_or("")).await,
             Some(route) => self.serve(route, door, request.headers()).await,
         };
         Ok(answer.unwrap_or_else(|unavailable| {
@@ -96,6 +100,25 @@ impl Routes {
             Route::Policy => self.policy().await,
             Route::Decisions => self.decisions().await,
             Route::Reload => self.reload().await,
+            // Takes a query, which the others do not.
+            Route::Flows => self.flows(door, "").await,
+        }
+    }
+
+    async fn flows(&self, door: Door, query: &str) -> Answer {
+        let query = match FlowQuery::parse(query) {
+            Ok(query) if query.opens && door == Door::Tcp => {
+                let text = "opens is for the unix socket: it makes every connection dearer\n";
+                return Ok(plain(StatusCode::BAD_REQUEST, text));
+            }
+            Ok(query) => query,
+            Err(error) => return Ok(plain(StatusCode::BAD_REQUEST, &format!("{error}\n"))),
+        };
+        let source = self.source.clone();
+        let work = move |(): &mut ()| serde_json::to_string(&source.flows(&query));
+        match self.flows.run(work).await? {
+            Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
+            Err(_) => Err(Unavailable::Failed),
         }
     }
 
@@ -210,11 +233,12 @@ enum Route {
     Status,
     Policy,
     Decisions,
+    Flows,
     Reload,
 }
 
 impl Route {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Index,
         Self::Healthz,
         Self::Readyz,
@@ -222,6 +246,7 @@ impl Route {
         Self::Status,
         Self::Policy,
         Self::Decisions,
+        Self::Flows,
         Self::Reload,
     ];
 
@@ -235,7 +260,7 @@ impl Route {
     fn is_at(self, door: Door) -> bool {
         let for_everyone = matches!(
             self,
-            Self::Index | Self::Healthz | Self::Readyz | Self::Metrics
+            Self::Index | Self::Healthz | Self::Readyz | Self::Metrics | Self::Flows
         );
         door == Door::Unix || for_everyone
     }
@@ -249,6 +274,7 @@ impl Route {
             Self::Status => "/status",
             Self::Policy => "/policy",
             Self::Decisions => "/decisions",
+            Self::Flows => "/api/v1/flows",
             Self::Reload => "/reload",
         }
     }
@@ -276,6 +302,7 @@ impl Route {
             Self::Status => "status document (JSON)",
             Self::Policy => "files of the policy in force (JSON)",
             Self::Decisions => "what was decided so far (JSON)",
+            Self::Flows => "the latest flows and denials (JSON)",
             Self::Reload => "POST: read the policy files again",
         }
     }
@@ -283,7 +310,7 @@ impl Route {
 
 fn index(door: Door) -> String {
     let here = Route::ALL.into_iter().filter(|route| route.is_at(door));
-    let lines = here.map(|route| format!("{:<12}{}\n", route.path(), route.describe()));
+    let lines = here.map(|route| format!("{:<16}{}\n", route.path(), route.describe()));
     format!("mesh-agent\n\n{}", lines.collect::<String>())
 }
 

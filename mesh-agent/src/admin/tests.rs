@@ -65,6 +65,13 @@ impl Source for Fake {
         }
     }
 
+    fn flows(&self, query: &FlowQuery) -> FlowsDocument {
+        FlowsDocument {
+            next: query.after.unwrap_or(7),
+            ..FlowsDocument::default()
+        }
+    }
+
     fn policy(&self) -> Option<Arc<SourceSet>> {
         None
     }
@@ -338,4 +345,33 @@ fn binding_problems_say_what_to_do() {
     });
     let expected = format!("{taken} is in use: another agent? change [admin] listen");
     assert_eq!(error.expect_err("in use").to_string(), expected);
+}
+
+#[test]
+fn flows_are_at_both_doors_and_questions_are_read_strictly() {
+    let site = start(Fake::default());
+    for (query, status, needle) in [
+        ("", "200", "\"next\":7"),
+        ("?after=5&last=3", "200", "\"next\":5"),
+        (
+            "?lst=3",
+            "400",
+            "unknown parameter \"lst\"; known are after, since,",
+        ),
+        (
+            "?last=many",
+            "400",
+            "last is a number from 1 to 2000, not \"many\"",
+        ),
+        ("?opens=true", "400", "opens is for the unix socket"),
+    ] {
+        let answer = site.text(&format!("GET /api/v1/flows{query}"), "");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+        assert!(answer.contains(needle), "{query}: {answer}");
+    }
+    assert_eq!(site.unix(Method::GET, "/api/v1/flows?opens=true").0, 200);
+    assert_eq!(site.unix(Method::POST, "/api/v1/flows").0, 405);
 }

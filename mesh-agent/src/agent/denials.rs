@@ -1,21 +1,22 @@
 //! Denials from record to log line: named, deduplicated, bounded.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mesh_common::{DenialRecord, Hook, Reason, Verdict};
 
+use super::flows::Flows;
 use super::names::Names;
-use super::{since_boot, words};
+use super::paths::CgroupPaths;
+use super::{wall_time, words};
 use crate::dataplane::Hierarchy;
 use crate::telemetry::denials::{DenialView, Recent};
 use crate::telemetry::time::unix_seconds;
 
 /// How often one denial that goes on is logged.
 const LOG_AGAIN: Duration = Duration::from_secs(60);
-/// How often unknown cgroups are looked for in the hierarchy.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Most cgroups whose path is remembered, and most denials whose last log line is.
+/// Most denials whose last log line is remembered.
 const REMEMBERED: usize = 1024;
 
 /// Denials of one caller, service, rule, reason and detail are logged as one.
@@ -26,21 +27,19 @@ pub(super) struct Denials {
     pub(super) recent: Recent,
     pub(super) suppressed: u64,
     pub(super) malformed: u64,
-    hierarchy: Hierarchy,
-    paths: HashMap<u64, String>,
-    looked: Option<Instant>,
+    paths: CgroupPaths,
+    flows: Arc<Flows>,
     logged: HashMap<Logged, Instant>,
 }
 
 impl Denials {
-    pub(super) fn new(hierarchy: Hierarchy) -> Self {
+    pub(super) fn new(hierarchy: Hierarchy, flows: Arc<Flows>) -> Self {
         Self {
             recent: Recent::default(),
             suppressed: 0,
             malformed: 0,
-            hierarchy,
-            paths: HashMap::new(),
-            looked: None,
+            paths: CgroupPaths::new(hierarchy),
+            flows,
             logged: HashMap::new(),
         }
     }
@@ -74,6 +73,7 @@ impl Denials {
             }
             self.logged.insert(key, now);
         }
+        self.flows.denied(&view);
         self.recent.record(view);
     }
 
@@ -94,35 +94,11 @@ impl Denials {
             pid: record.pid,
             uid: record.uid,
             comm: words::comm(record),
-            cgroup: self.path(record.cgroup),
+            cgroup: self.paths.get(record.cgroup).map(|path| path.to_string()),
             hook: Hook(record.hook).name().into(),
             detail: None,
             count: 1,
         }
-    }
-
-    /// Path of a cgroup, if it still exists. Where the kernel does not tell by id, the
-    /// hierarchy is walked, but not for every record.
-    fn path(&mut self, id: u64) -> Option<String> {
-        if let Some(path) = self.paths.get(&id) {
-            return Some(path.clone());
-        }
-        if let Some(path) = self.hierarchy.path_of(id) {
-            if self.paths.len() >= REMEMBERED {
-                self.paths.clear();
-            }
-            self.paths.insert(id, path.clone());
-            return Some(path);
-        }
-        let due = self
-            .looked
-            .is_none_or(|looked| looked.elapsed() > LOOK_AGAIN);
-        if due {
-            self.looked = Some(Instant::now());
-            let walk = self.hierarchy.walk().into_iter().take(REMEMBERED * 16);
-            self.paths = walk.map(|cgroup| (cgroup.id, cgroup.path)).collect();
-        }
-        self.paths.get(&id).cloned()
     }
 }
 
@@ -149,9 +125,4 @@ fn log(view: &DenialView) {
         "{}",
         view.verdict
     );
-}
-
-/// A time since boot as a time of day.
-fn wall_time(since_boot_ns: u64) -> SystemTime {
-    SystemTime::now() - since_boot().saturating_sub(Duration::from_nanos(since_boot_ns))
 }

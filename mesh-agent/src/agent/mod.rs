@@ -4,11 +4,13 @@
 //! lines.
 
 mod denials;
+mod flows;
 mod health;
 mod inbound;
 mod leaving;
 mod loaded;
 mod names;
+mod paths;
 mod run;
 mod saved;
 mod shares;
@@ -24,11 +26,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_common::{DenialRecord, Reason};
+use mesh_common::{DenialRecord, FlowRecord, Reason};
 use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
 use self::denials::Denials;
+use self::flows::Flows;
 use self::health::Health;
 use self::loaded::{Loaded, render};
 use self::names::Names;
@@ -40,7 +43,7 @@ use self::sweep::Sweeps;
 use self::tunnel::{Inherited, Tunnel, View};
 use crate::admin::{Rejected, Reloaded};
 use crate::config::AgentConfig;
-use crate::dataplane::{Dataplane, DataplaneError, Options, Reader};
+use crate::dataplane::{Dataplane, DataplaneError, Options, Reader, Record};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::{OnWeightChange, Policy, Split};
@@ -72,6 +75,7 @@ pub struct Agent {
     dataplane: Mutex<Dataplane>,
     state: Mutex<State>,
     denials: Arc<Mutex<Denials>>,
+    flows: Arc<Flows>,
     /// `None` where the agent only loads the policy.
     tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
@@ -155,7 +159,9 @@ impl Agent {
             Some(saved) => (saved.ids, Some(Arc::unwrap_or_clone(saved.sources))),
             None => (Ids::new(epoch()), None),
         };
-        let denials = Denials::new(dataplane.hierarchy().clone());
+        let hierarchy = dataplane.hierarchy().clone();
+        let flows = Arc::new(Flows::new(hierarchy.clone(), config.node.clone()));
+        let denials = Denials::new(hierarchy, Arc::clone(&flows));
         let agent = Arc::new(Self {
             config,
             started: Instant::now(),
@@ -168,6 +174,7 @@ impl Agent {
                 reloads_rejected: 0,
             }),
             denials: Arc::new(Mutex::new(denials)),
+            flows,
             tunnel: Mutex::new(None),
             health: Mutex::default(),
             sweeps: Sweeps::default(),
@@ -182,7 +189,10 @@ impl Agent {
         memory::give_back();
         agent.ready.store(true, Ordering::Release);
         let reader = Arc::clone(&agent);
-        let records = records.read(move |record| reader.record(record))?;
+        let records = records.read(move |record| match record {
+            Record::Denial(record) => reader.record(record),
+            Record::Flow(record) => reader.flow(record),
+        })?;
         let sweeper = Sweeper::start(&agent)?;
         Ok((agent, records, sweeper))
     }
@@ -431,9 +441,24 @@ impl Agent {
         match record {
             Some(record) => match &current {
                 Some(current) => denials.take(&record, &current.names),
-                None => denials.take(&record, &Names::default()),
+                None => denials.take(&record, Names::none()),
             },
             None => denials.malformed += 1,
+        }
+    }
+
+    fn flow(&self, record: Option<FlowRecord>) {
+        match &self.current() {
+            Some(current) => self.flows.take(record, &current.names),
+            None => self.flows.take(record, Names::none()),
+        }
+    }
+
+    /// Tells the kernel side whether openings of flows are wanted.
+    fn follow_flows(&self) {
+        let wanted = self.flows.opens_are_wanted();
+        if let Err(error) = lock(&self.dataplane).follow_flows(wanted) {
+            tracing::error!(%error, "cannot ask for records of openings");
         }
     }
 
@@ -469,6 +494,11 @@ fn since_boot() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC)
         .map(Duration::from)
         .unwrap_or_default()
+}
+
+/// A time since boot as a time of day.
+fn wall_time(since_boot_ns: u64) -> SystemTime {
+    SystemTime::now() - since_boot().saturating_sub(Duration::from_nanos(since_boot_ns))
 }
 
 /// A number that no earlier id table of this host had.

@@ -1,7 +1,7 @@
 //! Numbers back to names: what ids in counters and records mean to people.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use mesh_common::{DEFAULT_RULE, Subject};
 
@@ -11,11 +11,23 @@ use crate::policy::model::{Place, Policy};
 /// Names by id.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// Of the ids; see [`Ids::epoch`].
+    pub(super) epoch: u64,
     subjects: HashMap<u32, Arc<str>>,
     versions: HashMap<u32, Arc<str>>,
     rules: HashMap<u32, Arc<str>>,
+    targets: HashMap<u32, TargetName>,
     places: HashMap<Arc<str>, Place>,
     default_place: Option<Place>,
+}
+
+/// An endpoint on another node.
+#[derive(Debug)]
+pub(super) struct TargetName {
+    /// Where it listens there.
+    pub(super) endpoint: Arc<str>,
+    /// The node.
+    pub(super) node: Arc<str>,
 }
 
 impl Names {
@@ -24,13 +36,29 @@ impl Names {
             .rules
             .iter()
             .map(|rule| (Arc::clone(&rule.name), rule.place.clone()));
+        let targets = ids.targets.names().into_iter();
         Self {
+            epoch: ids.epoch,
+            targets: targets
+                .filter_map(|(id, name)| Some((id, target(name)?)))
+                .collect(),
             subjects: names(&ids.subjects),
             versions: names(&ids.versions),
             rules: names(&ids.rules),
             places: places.collect(),
             default_place: policy.default_place.clone(),
         }
+    }
+
+    /// Names of nothing.
+    pub(super) fn none() -> &'static Self {
+        static NONE: LazyLock<Names> = LazyLock::new(Names::default);
+        &NONE
+    }
+
+    /// An endpoint on another node.
+    pub(super) fn target(&self, id: u32) -> Option<&TargetName> {
+        self.targets.get(&id)
     }
 
     /// A caller or a called service; `-` for one outside the mesh.
@@ -78,6 +106,16 @@ impl Names {
         }
         self.places.get(self.rules.get(&rule)?)
     }
+}
+
+/// Reads what [`target_name`](crate::policy::compile::target_name) writes.
+fn target(name: &str) -> Option<TargetName> {
+    let (_, rest) = name.rsplit_once(' ')?;
+    let (endpoint, node) = rest.split_once('@')?;
+    Some(TargetName {
+        endpoint: endpoint.into(),
+        node: node.into(),
+    })
 }
 
 fn names(table: &Table) -> HashMap<u32, Arc<str>> {

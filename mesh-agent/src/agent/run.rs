@@ -182,6 +182,7 @@ impl<'a> Loop<'a> {
             }
             if Instant::now() >= self.health {
                 self.agent.check_health();
+                self.agent.follow_flows();
                 self.health = Instant::now() + HEALTH;
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
-use mesh_common::{IPPROTO_UDP, Reason, flow_bit};
+use mesh_common::{Counter, IPPROTO_UDP, Reason, flow_bit};
 
 use super::leaving::Counts;
 use super::sweep::Findings;
@@ -15,6 +15,7 @@ use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
 use crate::policy::model::DefaultAction;
 use crate::policy::source::SourceSet;
+use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
     AgentCounters, Crossing, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage,
@@ -128,6 +129,17 @@ impl Source for Agent {
 
     fn policy(&self) -> Option<Arc<SourceSet>> {
         self.current().map(|current| Arc::clone(&current.sources))
+    }
+
+    fn flows(&self, query: &FlowQuery) -> FlowsDocument {
+        let mut answer = self.flows.answer(query);
+        if query.opens {
+            self.follow_flows();
+        }
+        let dataplane = lock(&self.dataplane);
+        answer.lost =
+            dataplane.counter(Counter::FlowRecordsLost) + dataplane.counter(Counter::RecordsLost);
+        answer
     }
 
     fn observed(&self) -> Observed {

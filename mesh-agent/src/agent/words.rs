@@ -22,7 +22,8 @@ pub fn peer(record: &DenialRecord) -> Option<String> {
     (record.peer != SocketKey::default()).then(|| socket_address(&record.peer).to_string())
 }
 
-fn socket_address(key: &SocketKey) -> SocketAddr {
+/// An address and port, IPv4 as such.
+pub fn socket_address(key: &SocketKey) -> SocketAddr {
     let ip = IpAddr::V6(Ipv6Addr::from(key.address.0)).to_canonical();
     SocketAddr::new(ip, key.port)
 }

@@ -26,7 +26,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use aya::Ebpf;
-use mesh_common::PolicyHeader;
+use mesh_common::{Counter, PolicyHeader};
 use mesh_sys::{effective_programs, netns_cookie, open_pin};
 
 use self::addresses::LocalAddresses;
@@ -44,7 +44,8 @@ pub use self::pins::{Pins, PinsError};
 use self::policy_maps::PolicyMaps;
 use self::programs::Globals;
 pub use self::programs::{HOOKS, Hooked};
-pub use self::records::{Reader, Records};
+use self::records::Followed;
+pub use self::records::{Reader, Record, Records};
 use self::stats::StatsMaps;
 pub use self::stats::{Stats, Usage};
 pub use self::table::Touched;
@@ -75,6 +76,7 @@ pub struct Dataplane {
     stats: StatsMaps,
     addresses: LocalAddresses,
     memory: Memory,
+    followed: Followed,
     unserved: Vec<(&'static str, String)>,
 }
 
@@ -104,6 +106,7 @@ impl Dataplane {
             stats: StatsMaps::new(&mut ebpf)?,
             addresses: LocalAddresses::new(&mut ebpf)?,
             memory: Memory::default(),
+            followed: Followed::new(&mut ebpf)?,
             ebpf: Some(ebpf),
             guard: None,
             inherited,
@@ -239,6 +242,20 @@ impl Dataplane {
     /// Counts a flow that was cut; whether there was room for its series.
     pub(crate) fn count_late(&mut self, late: &Late) -> bool {
         self.stats.count_late(&late.key())
+    }
+
+    /// Whether the kernel side is to record the beginning of every flow.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub(crate) fn follow_flows(&mut self, wanted: bool) -> Result<(), DataplaneError> {
+        Ok(self.followed.set(wanted)?)
+    }
+
+    /// What the kernel side counted of `counter`; 0 if it cannot be read.
+    pub(crate) fn counter(&self, counter: Counter) -> u64 {
+        self.stats.counter(counter).unwrap_or_default()
     }
 
     /// Since when decisions are counted: since their map is pinned.

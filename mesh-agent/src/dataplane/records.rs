@@ -1,4 +1,4 @@
-//! Denial records and log lines of the kernel programs, read on a thread of their own.
+//! Records and log lines of the kernel programs, read on a thread of their own.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -6,26 +6,62 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{Array, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
-use mesh_common::DenialRecord;
+use mesh_common::{DenialRecord, FlowRecord};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::DataplaneError;
 use super::policy_maps::take;
 
-/// Most records taken between two pauses.
+/// Most denials taken between two pauses.
 const BATCH: usize = 512;
-/// Pause after a batch, so that a flood of denials costs the agent little: what does not fit
-/// the ring meanwhile is counted by the kernel side.
+/// Most flow records taken between two pauses: 7,000 a second.
+const FLOWS: usize = 350;
+/// Pause after a batch, so that a flood of denials or of flows costs the agent little: what does
+/// not fit the rings meanwhile is counted by the kernel side.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often the programs' log is looked at, milliseconds: it is for rare things.
 const LOG_INTERVAL_MS: i64 = 5000;
 
 /// Where records come from.
 pub struct Records {
-    ring: RingBuf<MapData>,
+    denials: RingBuf<MapData>,
+    flows: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// A record; `None` for one that cannot be decoded.
+#[derive(Clone, Copy, Debug)]
+pub enum Record {
+    /// Of a denial.
+    Denial(Option<DenialRecord>),
+    /// Of a flow.
+    Flow(Option<FlowRecord>),
+}
+
+/// The word that asks for records of openings.
+pub(super) struct Followed {
+    map: Array<MapData, u32>,
+    set: Option<bool>,
+}
+
+impl Followed {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+        Ok(Self {
+            map: take(ebpf, "FLOWS_FOLLOWED")?.try_into()?,
+            // An earlier agent's may have stayed.
+            set: None,
+        })
+    }
+
+    pub(super) fn set(&mut self, wanted: bool) -> Result<(), MapError> {
+        if self.set != Some(wanted) {
+            self.map.set(0, u32::from(wanted), 0)?;
+            self.set = Some(wanted);
+        }
+        Ok(())
+    }
 }
 
 /// The thread that reads; dropping it ends it.
@@ -36,26 +72,25 @@ pub struct Reader {
 
 impl Records {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
-        let ring = RingBuf::try_from(take(ebpf, "RECORDS")?)?;
+        let denials = RingBuf::try_from(take(ebpf, "RECORDS")?)?;
+        let flows = RingBuf::try_from(take(ebpf, "FLOW_RECORDS")?)?;
         let logger = EbpfLogger::init_with_logger(ebpf, log::logger());
         if let Err(error) = &logger {
             tracing::debug!(%error, "the kernel programs do not log");
         }
         Ok(Self {
-            ring,
+            denials,
+            flows,
             logger: logger.ok(),
         })
     }
 
-    /// Begins to hand records to `each`; `None` for one that cannot be decoded.
+    /// Begins to hand records to `each`.
     ///
     /// # Errors
     ///
     /// No thread or no event descriptor can be had.
-    pub fn read(
-        self,
-        each: impl FnMut(Option<DenialRecord>) + Send + 'static,
-    ) -> io::Result<Reader> {
+    pub fn read(self, each: impl FnMut(Record) + Send + 'static) -> io::Result<Reader> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = thread::Builder::new()
@@ -68,7 +103,7 @@ impl Records {
         })
     }
 
-    fn run(mut self, stopped: &OwnedFd, mut each: impl FnMut(Option<DenialRecord>)) {
+    fn run(mut self, stopped: &OwnedFd, mut each: impl FnMut(Record)) {
         let interval = rustix::time::Timespec {
             tv_sec: LOG_INTERVAL_MS / 1000,
             tv_nsec: 0,
@@ -76,18 +111,19 @@ impl Records {
         loop {
             let mut ready = [
                 PollFd::new(stopped, PollFlags::IN),
-                PollFd::from_borrowed_fd(self.ring.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.denials.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.flows.as_fd(), PollFlags::IN),
             ];
             let polled = poll(&mut ready, Some(&interval));
             if polled.is_err() || !ready[0].revents().is_empty() {
                 return;
             }
-            for _ in 0..BATCH {
-                let Some(item) = self.ring.next() else {
-                    break;
-                };
-                each(DenialRecord::from_bytes(&item));
-            }
+            drain(&mut self.denials, BATCH, |bytes| {
+                each(Record::Denial(DenialRecord::from_bytes(bytes)));
+            });
+            drain(&mut self.flows, FLOWS, |bytes| {
+                each(Record::Flow(FlowRecord::from_bytes(bytes)));
+            });
             if let Some(logger) = &mut self.logger {
                 logger.flush();
             }
@@ -96,12 +132,21 @@ impl Records {
     }
 }
 
+fn drain(ring: &mut RingBuf<MapData>, most: usize, mut each: impl FnMut(&[u8])) {
+    for _ in 0..most {
+        let Some(item) = ring.next() else {
+            return;
+        };
+        each(&item);
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         // An eventfd takes a write of 1 unless it is at its maximum.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("the thread that reads denial records panicked");
+            tracing::error!("the thread that reads records panicked");
         }
     }
 }

@@ -83,6 +83,11 @@ impl StatsMaps {
         Ok(stats)
     }
 
+    /// One of the programs' own counters.
+    pub(super) fn counter(&self, counter: Counter) -> Result<u64, MapError> {
+        Ok(self.counters.get(&counter.0, 0)?.iter().sum())
+    }
+
     /// Adds one to the series of a late denial; whether there was room for it. Nobody else
     /// writes series of this reason, so reading, adding and writing back loses nothing.
     pub(super) fn count_late(&mut self, key: &DecisionKey) -> bool {

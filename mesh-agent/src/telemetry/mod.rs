@@ -6,6 +6,7 @@
 pub mod denials;
 pub mod exposition;
 mod flags;
+pub mod flows;
 pub mod observed;
 mod process;
 pub mod registry;
