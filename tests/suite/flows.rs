@@ -54,7 +54,11 @@ fn start(sandbox: &Sandbox) -> AgentProcess {
 /// Line of the rule `checkout-pays` of the shop's policy.
 fn line_of_rule() -> usize {
     let lines: Vec<&str> = POLICY.lines().collect();
-    lines.iter().position(|line| *line == "[[allow]]").expect("a rule") + 1
+    lines
+        .iter()
+        .position(|line| *line == "[[allow]]")
+        .expect("a rule")
+        + 1
 }
 
 #[test]
@@ -128,7 +132,10 @@ fn a_close_says_who_called_whom_by_which_rule_and_how_much() {
                 }),
             );
             let cgroup = flow["cgroup"].as_str().expect("a cgroup");
-            assert!(cgroup.ends_with("/system.slice/checkout.service"), "{cgroup}");
+            assert!(
+                cgroup.ends_with("/system.slice/checkout.service"),
+                "{cgroup}"
+            );
             let number = |field: &str| flow[field].as_f64().expect("a number");
             assert!(number("rtt_seconds") > 0.0 && number("rtt_seconds") < 1.0);
             assert!(number("connect_seconds") > 0.0 && number("connect_seconds") < 1.0);
@@ -163,7 +170,11 @@ fn what_was_never_established_says_how() {
             }),
         );
         let denied = shop.intruder.dial(to_vip().times(2)).expect("outcomes");
-        assert!(denied.iter().all(|outcome| outcome.errno() == Some("EPERM")));
+        assert!(
+            denied
+                .iter()
+                .all(|outcome| outcome.errno() == Some("EPERM"))
+        );
         let found = wait_for(sandbox, "verdict=denied", 2);
         for flow in found {
             says(
@@ -212,14 +223,20 @@ fn a_cursor_sees_every_record_once() {
         call(&mut shop, 3);
         let before = wait_for(sandbox, "event=close", 3);
         let cursor = document(sandbox, "")["next"].clone();
-        assert_eq!(flows(sandbox, &format!("after={cursor}")), Vec::<Value>::new());
+        assert_eq!(
+            flows(sandbox, &format!("after={cursor}")),
+            Vec::<Value>::new()
+        );
         call(&mut shop, 4);
         let after = wait_for(sandbox, &format!("event=close&after={cursor}"), 4);
         let seq = |flow: &Value| flow["seq"].as_u64().expect("a number");
         assert!(before.iter().map(seq).max() < after.iter().map(seq).min());
         assert_eq!(flows(sandbox, "event=close&last=5").len(), 5);
         assert_eq!(flows(sandbox, "service=shop/payments&event=close").len(), 7);
-        assert_eq!(flows(sandbox, "destination=shop/checkout"), Vec::<Value>::new());
+        assert_eq!(
+            flows(sandbox, "destination=shop/checkout"),
+            Vec::<Value>::new()
+        );
         assert_eq!(flows(sandbox, "event=open"), Vec::<Value>::new());
     });
 }

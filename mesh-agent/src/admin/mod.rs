@@ -7,9 +7,13 @@
 
 mod bind;
 mod client;
+mod guard;
 mod limits;
 mod metrics;
+mod observatory;
+mod page;
 mod peer;
+mod query;
 mod routes;
 mod scrape;
 mod server;
@@ -20,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::policy::source::SourceSet;
+use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::Observed;
 use crate::telemetry::registry::{Build, DEFAULT_SERIES};
@@ -51,6 +56,9 @@ pub trait Source: Send + Sync + 'static {
     /// The flows that `query` asks for.
     fn flows(&self, query: &FlowQuery) -> FlowsDocument;
 
+    /// The services of the policy in force; none if it is not this agent's.
+    fn declared(&self) -> Vec<Declared>;
+
     /// What was decided so far.
     fn observed(&self) -> Observed;
 
@@ -81,6 +89,8 @@ pub struct Options {
     pub listen: Option<SocketAddr>,
     /// `paths.run_dir`: the unix socket goes there. It must exist.
     pub run_dir: Option<PathBuf>,
+    /// Names of this node: browsers may call it by these, by an address and as `localhost`.
+    pub names: Vec<Arc<str>>,
     /// How many label sets of each kind metrics show on their own.
     pub series: usize,
     /// What `mesh_build_info` says.
@@ -92,6 +102,7 @@ impl Default for Options {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 15020))),
             run_dir: Some("/run/mesh".into()),
+            names: Vec::new(),
             series: DEFAULT_SERIES,
             build: Build::CURRENT,
         }

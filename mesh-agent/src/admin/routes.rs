@@ -10,8 +10,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::guard::{self, Refused, What};
 use super::limits::FRESH;
 use super::metrics::Metrics;
+use super::observatory::{self, Observatory, Paper};
+use super::page::{self, Asset};
+use super::query::Query;
 use super::scrape::{Kept, Scraper};
 use super::single::{Single, Unavailable};
 use super::{Options, Source};
@@ -44,9 +48,12 @@ pub(super) struct Routes {
     metrics: Metrics,
     scraper: Single<Scraper>,
     readiness: Single<Kept<Vec<String>>>,
+    observatory: Single<Observatory>,
     status: Single<()>,
     flows: Single<()>,
     reload: Single<()>,
+    /// Names of this node that browsers may call it by.
+    names: Vec<Arc<str>>,
 }
 
 type Answer = Result<Response<Full<Bytes>>, Unavailable>;
@@ -58,11 +65,13 @@ impl Routes {
         Self {
             scraper: Single::new(Scraper::new(source.clone(), exporter)),
             readiness: Single::new(Kept::default()),
+            observatory: Single::new(Observatory::new(source.clone(), options.series)),
             status: Single::new(()),
             flows: Single::new(()),
             reload: Single::new(()),
             metrics,
             source,
+            names: options.names.clone(),
         }
     }
 
@@ -82,26 +91,44 @@ impl Routes {
                 "not found; / lists what is here\n",
             )),
             Some(route) if !route.takes(request.method()) => Ok(not_allowed(route)),
-            Some(Route::Flows) => self.flows(door, request.uri().query().unwrap_or("")).await,
-            Some(route) => self.serve(route, door, request.headers()).await,
+            Some(route) => {
+                let route = route.for_client(door, request.headers());
+                match self.check(route, door, &request) {
+                    Ok(()) => self.serve(route, door, &request).await,
+                    Err(refused) => Ok(plain(refused.status, &(refused.why + "\n"))),
+                }
+            }
         };
         Ok(answer.unwrap_or_else(|unavailable| {
             plain(StatusCode::SERVICE_UNAVAILABLE, &format!("{unavailable}\n"))
         }))
     }
 
-    async fn serve(&self, route: Route, door: Door, headers: &HeaderMap) -> Answer {
+    /// Refuses what a browser may have been made to ask for.
+    fn check<B>(&self, route: Route, door: Door, request: &Request<B>) -> Result<(), Refused> {
+        match route.is_for_browsers() {
+            Some(what) if door == Door::Tcp => {
+                guard::check(what, request.uri(), request.headers(), &self.names)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn serve<B>(&self, route: Route, door: Door, request: &Request<B>) -> Answer {
+        let query = request.uri().query();
         match route {
             Route::Index => Ok(plain(StatusCode::OK, &index(door))),
+            Route::Asset(asset) => Ok(file(asset)),
             Route::Healthz => Ok(plain(StatusCode::OK, "ok\n")),
             Route::Readyz => self.readyz().await,
-            Route::Metrics => self.scrape(headers).await,
+            Route::Metrics => self.scrape(request.headers()).await,
+            Route::Services => self.observe(Paper::Services, query).await,
+            Route::Graph => self.observe(Paper::Graph, query).await,
             Route::Status => self.status().await,
             Route::Policy => self.policy().await,
             Route::Decisions => self.decisions().await,
             Route::Reload => self.reload().await,
-            // Takes a query, which the others do not.
-            Route::Flows => self.flows(door, "").await,
+            Route::Flows => self.flows(door, query.unwrap_or_default()).await,
         }
     }
 
@@ -120,6 +147,20 @@ impl Routes {
             Ok(document) => Ok(json(StatusCode::OK, document + "\n")),
             Err(_) => Err(Unavailable::Failed),
         }
+    }
+
+    async fn observe(&self, paper: Paper, query: Option<&str>) -> Answer {
+        let window = Query::parse(query, &["window"]).and_then(|query| query.window());
+        let window = match window {
+            Ok(window) => window,
+            Err(why) => return Ok(plain(StatusCode::BAD_REQUEST, &(why + "\n"))),
+        };
+        let work = move |observatory: &mut Observatory| observatory.answer(paper, window);
+        let (body, begins) = self.observatory.run(work).await?;
+        if begins {
+            tokio::spawn(observatory::watch(self.observatory.clone()));
+        }
+        Ok(response(StatusCode::OK, "application/json", body))
     }
 
     async fn readyz(&self) -> Answer {
@@ -227,9 +268,12 @@ async fn expire(scraper: Single<Scraper>) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     Index,
+    Asset(&'static Asset),
     Healthz,
     Readyz,
     Metrics,
+    Services,
+    Graph,
     Status,
     Policy,
     Decisions,
@@ -238,11 +282,14 @@ enum Route {
 }
 
 impl Route {
-    const ALL: [Self; 9] = [
+    /// All but the files of the page.
+    const ALL: [Self; 11] = [
         Self::Index,
         Self::Healthz,
         Self::Readyz,
         Self::Metrics,
+        Self::Services,
+        Self::Graph,
         Self::Status,
         Self::Policy,
         Self::Decisions,
@@ -251,23 +298,55 @@ impl Route {
     ];
 
     fn find(door: Door, path: &str) -> Option<Self> {
-        let mut here = Self::ALL.into_iter().filter(|route| route.is_at(door));
+        let files = page::find(path).map(Self::Asset);
+        let mut here = Self::ALL
+            .into_iter()
+            .chain(files)
+            .filter(|route| route.is_at(door));
         here.find(|route| route.path() == path)
     }
 
-    /// Whether the listener has it. What changes or tells more than counters is not for everyone
-    /// on the host, and browsers can be made to send requests to TCP.
+    /// Whether the listener has it. What changes or tells all of the policy is not for everyone
+    /// on the host, and browsers can be made to send requests to TCP. The page is for browsers.
     fn is_at(self, door: Door) -> bool {
-        let for_everyone = matches!(
-            self,
-            Self::Index | Self::Healthz | Self::Readyz | Self::Metrics | Self::Flows
-        );
-        door == Door::Unix || for_everyone
+        match self {
+            Self::Index
+            | Self::Healthz
+            | Self::Readyz
+            | Self::Metrics
+            | Self::Services
+            | Self::Graph
+            | Self::Flows => true,
+            Self::Asset(_) => door == Door::Tcp,
+            Self::Status | Self::Policy | Self::Decisions | Self::Reload => door == Door::Unix,
+        }
+    }
+
+    /// The page in place of the list, for browsers.
+    fn for_client(self, door: Door, headers: &HeaderMap) -> Self {
+        let browser =
+            || door == Door::Tcp && page::is_wanted(joined(headers, header::ACCEPT).as_deref());
+        match self {
+            Self::Index if browser() => Self::Asset(&page::INDEX),
+            other => other,
+        }
+    }
+
+    /// What a page of another site must not get at.
+    fn is_for_browsers(self) -> Option<What> {
+        match self {
+            Self::Asset(asset) if *asset == page::INDEX => Some(What::Page),
+            Self::Asset(_) | Self::Services | Self::Graph | Self::Flows => Some(What::Data),
+            _ => None,
+        }
     }
 
     const fn path(self) -> &'static str {
         match self {
             Self::Index => "/",
+            Self::Asset(asset) => asset.path,
+            Self::Services => "/api/v1/services",
+            Self::Graph => "/api/v1/graph",
             Self::Healthz => "/healthz",
             Self::Readyz => "/readyz",
             Self::Metrics => "/metrics",
@@ -295,7 +374,10 @@ impl Route {
 
     const fn describe(self) -> &'static str {
         match self {
-            Self::Index => "this list",
+            Self::Index => "this list; a page for browsers",
+            Self::Asset(_) => "part of the page",
+            Self::Services => "services and how they are (JSON)",
+            Self::Graph => "who calls whom (JSON)",
             Self::Healthz => "200 while the agent works",
             Self::Readyz => "200 once the policy is enforced; else what is missing",
             Self::Metrics => "metrics: OpenMetrics or the Prometheus text format",
@@ -310,7 +392,7 @@ impl Route {
 
 fn index(door: Door) -> String {
     let here = Route::ALL.into_iter().filter(|route| route.is_at(door));
-    let lines = here.map(|route| format!("{:<16}{}\n", route.path(), route.describe()));
+    let lines = here.map(|route| format!("{:<18}{}\n", route.path(), route.describe()));
     format!("mesh-agent\n\n{}", lines.collect::<String>())
 }
 
@@ -348,5 +430,23 @@ fn response(status: StatusCode, content_type: &'static str, body: Bytes) -> Resp
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
     );
+    headers.insert(
+        "cross-origin-resource-policy",
+        HeaderValue::from_static("same-origin"),
+    );
+    response
+}
+
+fn file(asset: &'static Asset) -> Response<Full<Bytes>> {
+    let body = Bytes::from_static(asset.body);
+    let mut response = response(StatusCode::OK, asset.content_type, body);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, page::SECURITY_POLICY),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::VARY, "accept"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }

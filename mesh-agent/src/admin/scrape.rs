@@ -28,7 +28,7 @@ impl<T> Kept<T> {
     }
 
     /// Forgets what is not fresh.
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
     }
 }

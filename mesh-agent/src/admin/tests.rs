@@ -72,6 +72,10 @@ impl Source for Fake {
         }
     }
 
+    fn declared(&self) -> Vec<Declared> {
+        Vec::new()
+    }
+
     fn policy(&self) -> Option<Arc<SourceSet>> {
         None
     }

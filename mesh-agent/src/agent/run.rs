@@ -51,6 +51,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     let server = admin::Server::bind(admin::Options {
         listen: Some(config.admin.listen),
         run_dir: Some(config.paths.run_dir.clone()),
+        names: vec![std::sync::Arc::clone(&config.node.name)],
         ..admin::Options::default()
     })
     .map_err(io::Error::other)?;

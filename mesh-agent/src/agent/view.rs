@@ -13,8 +13,10 @@ use super::tunnel::Tunnel;
 use super::{Agent, Current, lock, shares};
 use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::Stats;
-use crate::policy::model::DefaultAction;
+use crate::identity::Identity;
+use crate::policy::model::{DefaultAction, Endpoint, Location, Service};
 use crate::policy::source::SourceSet;
+use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
@@ -142,6 +144,17 @@ impl Source for Agent {
         answer
     }
 
+    fn declared(&self) -> Vec<Declared> {
+        let current = self.current();
+        let services = current
+            .iter()
+            .flat_map(|current| current.policy.services.values());
+        let trust_domain = &self.config.node.trust_domain;
+        services
+            .map(|service| declared(service, trust_domain))
+            .collect()
+    }
+
     fn observed(&self) -> Observed {
         let snapshot = self.snapshot();
         let pinned = lock(&self.dataplane).counting_since();
@@ -251,6 +264,18 @@ impl Agent {
             rejected_unix_seconds: unix_seconds(rejected.when),
             diagnostics: rejected.diagnostics.clone(),
         })
+    }
+}
+
+fn declared(service: &Service, trust_domain: &str) -> Declared {
+    let is_here = |endpoint: &Endpoint| endpoint.location == Location::Local;
+    let versions: BTreeSet<&Arc<str>> = service.endpoints.iter().map(|e| &e.version).collect();
+    Declared {
+        service: service.name.to_string().into(),
+        identity: Identity::Service(service.name.clone()).uri(trust_domain),
+        vip: service.vip,
+        local: service.workload.is_some() || service.endpoints.iter().any(is_here),
+        versions: versions.into_iter().cloned().collect(),
     }
 }
 
