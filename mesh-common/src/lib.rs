@@ -11,9 +11,11 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod address;
+#[macro_use]
 mod code;
 mod destination;
 mod flow;
+pub mod http;
 mod identity;
 mod policy;
 mod record;
