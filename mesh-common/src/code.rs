@@ -115,6 +115,8 @@ codes! {
         Closed = 1 => "close",
         /// It was allowed and never established.
         Failed = 2 => "failed",
+        /// It goes on. No hook: the agent looks at open flows now and then.
+        Updated = 3 => "update",
     }
 }
 

@@ -1,6 +1,6 @@
 //! What is remembered with a socket, for as long as it lives.
 
-use crate::{Address, SocketKey};
+use crate::{Address, FlowKey, IPPROTO_TCP, SocketKey, flow_bit};
 
 /// State of a TCP or connected UDP socket.
 #[repr(C)]
@@ -54,6 +54,31 @@ pub struct SocketState {
     pub _pad: u16,
 }
 const _: () = assert!(size_of::<SocketState>() == 120);
+
+impl SocketState {
+    /// The series that its TCP flow is counted in.
+    #[inline(always)]
+    pub fn tcp_series(&self) -> FlowKey {
+        FlowKey {
+            source: self.source,
+            service: self.service,
+            version: self.version,
+            protocol: IPPROTO_TCP as u32 | self.crossing(),
+        }
+    }
+
+    /// [`flow_bit`] bits: whether the bytes cross to another node, and which end this is.
+    #[inline(always)]
+    fn crossing(&self) -> u32 {
+        if self.flags & socket_flag::TUNNEL != 0 {
+            flow_bit::MUTUAL_TLS | flow_bit::DESTINATION
+        } else if self.flags & socket_flag::REDIRECTED != 0 {
+            flow_bit::MUTUAL_TLS
+        } else {
+            0
+        }
+    }
+}
 
 /// Bits of [`SocketState::flags`].
 pub mod socket_flag {

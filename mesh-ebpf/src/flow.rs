@@ -10,8 +10,7 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::{
-    FlowEnd, FlowEvent, FlowKey, IPPROTO_TCP, SocketState, bucket_of, duration_bucket, flow_bit,
-    rtt_bucket, socket_flag,
+    FlowEnd, FlowEvent, FlowKey, SocketState, bucket_of, duration_bucket, rtt_bucket, socket_flag,
 };
 
 use crate::count;
@@ -75,28 +74,6 @@ fn flow_of<'a>(ops: *mut bpf_sock_ops) -> Option<&'a mut SocketState> {
 }
 
 #[inline(always)]
-fn key_of(state: &SocketState) -> FlowKey {
-    FlowKey {
-        source: state.source,
-        service: state.service,
-        version: state.version,
-        protocol: u32::from(IPPROTO_TCP) | crossing(state),
-    }
-}
-
-/// [`flow_bit`] bits: whether the bytes cross to another node, and which end this is.
-#[inline(always)]
-fn crossing(state: &SocketState) -> u32 {
-    if state.flags & socket_flag::TUNNEL != 0 {
-        flow_bit::MUTUAL_TLS | flow_bit::DESTINATION
-    } else if state.flags & socket_flag::REDIRECTED != 0 {
-        flow_bit::MUTUAL_TLS
-    } else {
-        0
-    }
-}
-
-#[inline(always)]
 fn established(ctx: &SockOpsContext, state: &mut SocketState) {
     state.flags |= socket_flag::OPEN;
     // SAFETY: the helper has no preconditions.
@@ -104,7 +81,7 @@ fn established(ctx: &SockOpsContext, state: &mut SocketState) {
     if record::opens_are_wanted() {
         record_open(ctx, state);
     }
-    let Some(stats) = count::flow(&key_of(state)) else {
+    let Some(stats) = count::flow(&state.tcp_series()) else {
         return;
     };
     // SAFETY: `stats` is a map value that lives while the program runs.
@@ -126,7 +103,7 @@ fn record_open(ctx: &SockOpsContext, state: &SocketState) {
     let opened = Happened {
         event: FlowEvent::Opened,
         end: FlowEnd::None,
-        protocol: key_of(state).protocol,
+        protocol: state.tcp_series().protocol,
         connect_ns: connect_time(state),
         duration_ns: 0,
         sent: 0,
@@ -188,7 +165,7 @@ fn closed(ctx: &SockOpsContext, state: &mut SocketState, old: u32) {
     };
     // SAFETY: the helper has no preconditions.
     let duration_ns = unsafe { bpf_ktime_get_ns() }.saturating_sub(since);
-    let key = key_of(state);
+    let key = state.tcp_series();
     let mut happened = Happened {
         event: FlowEvent::Failed,
         end: failure(ctx),

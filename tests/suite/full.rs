@@ -275,7 +275,7 @@ fn a_flood_of_denials_loses_records_and_no_count() {
         let lost = metric(
             sandbox,
             "mesh_events_lost_total",
-            &[("cause", "buffer-full")],
+            &[("kind", "denial"), ("cause", "buffer-full")],
         );
         let lost = lost.expect("a metric");
         assert!(lost > 0.9 * DENIALS - 1000.0 && lost < DENIALS, "{lost}");

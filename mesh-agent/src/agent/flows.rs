@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use mesh_common::FlowRecord;
 
+use super::access::AccessLog;
 use super::lock;
 use super::names::Names;
 use super::paths::CgroupPaths;
@@ -18,6 +19,7 @@ use crate::identity::Identity;
 use crate::policy::model::ServiceName;
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::flows::{FlowLog, FlowQuery, FlowView, FlowsDocument};
+use crate::telemetry::snapshot::AccessLogCounters;
 use crate::telemetry::time::unix_seconds;
 
 /// How long the kernel side tells of openings after somebody has asked for them.
@@ -31,6 +33,7 @@ pub(super) struct Flows {
     naming: Mutex<Naming>,
     /// Until when openings are wanted.
     followed: Mutex<Option<Instant>>,
+    access_log: Option<AccessLog>,
     /// Records that could not be decoded.
     pub(super) malformed: AtomicU64,
 }
@@ -44,7 +47,11 @@ struct Naming {
 }
 
 impl Flows {
-    pub(super) fn new(hierarchy: Hierarchy, node: NodeConfig) -> Self {
+    pub(super) fn new(
+        hierarchy: Hierarchy,
+        node: NodeConfig,
+        access_log: Option<AccessLog>,
+    ) -> Self {
         Self {
             log: Mutex::new(FlowLog::new(unix_seconds(SystemTime::now()))),
             naming: Mutex::new(Naming {
@@ -53,6 +60,7 @@ impl Flows {
                 identities: HashMap::new(),
             }),
             followed: Mutex::new(None),
+            access_log,
             malformed: AtomicU64::new(0),
         }
     }
@@ -78,7 +86,11 @@ impl Flows {
     }
 
     fn push(&self, flow: FlowView) {
-        lock(&self.log).push(flow);
+        let mut log = lock(&self.log);
+        let flow = log.push(flow);
+        if let Some(access_log) = &self.access_log {
+            access_log.write(flow);
+        }
     }
 
     /// What `query` asks for. One that wants openings gets those from now on.
@@ -91,13 +103,28 @@ impl Flows {
 
     /// Whether the kernel side is to tell of openings.
     pub(super) fn opens_are_wanted(&self) -> bool {
-        lock(&self.followed).is_some_and(|until| Instant::now() < until)
+        self.access_log.is_some()
+            || lock(&self.followed).is_some_and(|until| Instant::now() < until)
     }
 
     /// How many records were seen, and how many of them made room for newer ones.
     pub(super) fn counts(&self) -> (u64, u64) {
         let log = lock(&self.log);
         (log.seen(), log.evicted())
+    }
+}
+
+impl Flows {
+    /// Opens the access log's file again.
+    pub(super) fn reopen_access_log(&self) {
+        if let Some(log) = &self.access_log {
+            log.reopen();
+        }
+    }
+
+    /// What became of records in the access log.
+    pub(super) fn access_log(&self) -> Option<AccessLogCounters> {
+        self.access_log.as_ref().map(AccessLog::counters)
     }
 }
 

@@ -3,11 +3,13 @@
 //! Comes in: settings, changed files, records. Goes out: a policy in force, snapshots, log
 //! lines.
 
+mod access;
 mod denials;
 mod flows;
 mod health;
 mod inbound;
 mod leaving;
+mod live;
 mod loaded;
 mod names;
 mod paths;
@@ -30,9 +32,12 @@ use mesh_common::{DenialRecord, FlowRecord, Reason};
 use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
+use self::access::AccessLog;
 use self::denials::Denials;
 use self::flows::Flows;
 use self::health::Health;
+use self::live::Live;
+pub use self::live::Watcher;
 use self::loaded::{Loaded, render};
 use self::names::Names;
 pub use self::run::{load, run};
@@ -80,6 +85,7 @@ pub struct Agent {
     tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
     sweeps: Sweeps,
+    live: Live,
     ready: AtomicBool,
     /// Whether a reload has left freed memory on the heap.
     heap_to_tidy: AtomicBool,
@@ -87,6 +93,13 @@ pub struct Agent {
     flows_seen: AtomicU64,
     /// Whether any has since memory was given back.
     flows_to_tidy: AtomicBool,
+}
+
+/// The agent's threads that read, sweep and look at flows; dropping them ends them.
+pub struct Threads {
+    _records: Reader,
+    _sweeper: Sweeper,
+    _watcher: Watcher,
 }
 
 /// What the agent knows of its policy.
@@ -140,7 +153,7 @@ impl Agent {
     /// # Errors
     ///
     /// Another agent is running, the kernel refuses, or there is no policy to enforce.
-    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Reader, Sweeper), StartError> {
+    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Threads), StartError> {
         let saved = Saved::load(&config.paths.state_dir);
         let (dataplane, records) = Dataplane::load(Options {
             bpffs: &config.paths.bpffs,
@@ -160,7 +173,11 @@ impl Agent {
             None => (Ids::new(epoch()), None),
         };
         let hierarchy = dataplane.hierarchy().clone();
-        let flows = Arc::new(Flows::new(hierarchy.clone(), config.node.clone()));
+        let flows = Arc::new(Flows::new(
+            hierarchy.clone(),
+            config.node.clone(),
+            AccessLog::start(&config.access_log)?,
+        ));
         let denials = Denials::new(hierarchy, Arc::clone(&flows));
         let agent = Arc::new(Self {
             config,
@@ -178,6 +195,7 @@ impl Agent {
             tunnel: Mutex::new(None),
             health: Mutex::default(),
             sweeps: Sweeps::default(),
+            live: Live::default(),
             ready: AtomicBool::new(false),
             heap_to_tidy: AtomicBool::new(false),
             flows_seen: AtomicU64::new(0),
@@ -193,8 +211,12 @@ impl Agent {
             Record::Denial(record) => reader.record(record),
             Record::Flow(record) => reader.flow(record),
         })?;
-        let sweeper = Sweeper::start(&agent)?;
-        Ok((agent, records, sweeper))
+        let threads = Threads {
+            _records: records,
+            _sweeper: Sweeper::start(&agent)?,
+            _watcher: Watcher::start(&agent)?,
+        };
+        Ok((agent, threads))
     }
 
     /// Applies the files; if they are broken the last good ones; if there are none, what is in

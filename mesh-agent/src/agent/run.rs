@@ -58,7 +58,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     let drain = config.tunnel.drain;
     let watch = Watch::new(&config.paths.config_dir)?;
     let certificates = CertificateWatch::new()?;
-    let (agent, reader, sweeper) = Agent::start(config)?;
+    let (agent, threads) = Agent::start(config)?;
     agent.start_tunnel(inherited)?;
     let running = server
         .start(std::sync::Arc::clone(&agent) as _)
@@ -74,7 +74,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
         NotifyState::ExtendTimeoutUsec(time_to_stop(drain)),
     ]);
     agent.stop_tunnel();
-    drop((running, reader, sweeper));
+    drop((running, threads));
     tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
     Ok(())
 }
@@ -85,8 +85,8 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
 ///
 /// As at the start of [`run`].
 pub fn load(config: AgentConfig) -> Result<(), StartError> {
-    let (agent, reader, sweeper) = Agent::start(config)?;
-    drop((reader, sweeper, agent));
+    let (agent, threads) = Agent::start(config)?;
+    drop((threads, agent));
     tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
     Ok(())
 }
@@ -174,6 +174,7 @@ impl<'a> Loop<'a> {
                 }
                 self.reload_now();
                 self.agent.reload_certificates();
+                self.agent.flows.reopen_access_log();
             }
             self.take_file_events();
             self.take_certificate_events();

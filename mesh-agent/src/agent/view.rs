@@ -20,8 +20,8 @@ use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
-    AgentCounters, Crossing, DecisionSeries, FlowSeries, LeavingSeries, LiveFlows, MapUsage,
-    NodeNames, PolicyState, ProgramState, Snapshot, Transport,
+    AgentCounters, Crossing, DecisionSeries, FlowCounters, FlowSeries, LeavingSeries, LiveFlows,
+    MapUsage, NodeNames, PolicyState, ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
@@ -33,7 +33,7 @@ use crate::telemetry::tunnel::TunnelView;
 impl Source for Agent {
     fn snapshot(&self) -> Snapshot {
         let policy = self.policy_state();
-        let (stats, maps, programs) = {
+        let (mut stats, maps, programs) = {
             let dataplane = lock(&self.dataplane);
             let stats = dataplane.stats().unwrap_or_else(|error| {
                 tracing::error!(%error, "cannot read the counters");
@@ -43,6 +43,10 @@ impl Source for Agent {
             (stats, dataplane.usage(), effective)
         };
         let findings = self.sweeps.findings();
+        let current = self.current();
+        if let Some(current) = &current {
+            self.live.raise(&mut stats.flows, current.names.epoch);
+        }
         let mut snapshot = Snapshot {
             node: NodeNames {
                 name: self.config.node.name.as_ref().into(),
@@ -73,7 +77,7 @@ impl Source for Agent {
             tunnel: self.told_of_tunnel(),
             ..Snapshot::default()
         };
-        if let Some(current) = self.current() {
+        if let Some(current) = current {
             name(&mut snapshot, &stats, &current);
             snapshot.live.leaving = leaving(&findings, &current);
         }
@@ -235,6 +239,19 @@ impl Agent {
             canary_failures: health.canary_failures,
             denial_logs_suppressed: denials.suppressed,
             denial_records_malformed: denials.malformed,
+            flows: self.flow_counters(),
+        }
+    }
+
+    fn flow_counters(&self) -> FlowCounters {
+        let (recorded, evicted) = self.flows.counts();
+        FlowCounters {
+            recorded,
+            evicted,
+            malformed: self.flows.malformed.load(Ordering::Relaxed),
+            updates_skipped: self.live.skipped.load(Ordering::Relaxed),
+            unseen: self.live.unseen.load(Ordering::Relaxed),
+            log: self.flows.access_log(),
         }
     }
 

@@ -30,6 +30,10 @@ pub struct AgentConfig {
     pub tunnel: Tunnel,
     /// The administrative interface.
     pub admin: Admin,
+    /// What is told of flows.
+    pub flows: Flows,
+    /// Where every flow is written to, if anywhere.
+    pub access_log: AccessLog,
     /// Bounds on what the agent uses.
     pub limits: Limits,
     /// Kinds of sockets.
@@ -80,6 +84,31 @@ pub struct Tunnel {
 pub struct Admin {
     /// Where HTTP is served.
     pub listen: SocketAddr,
+}
+
+/// What is told of flows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// How often open flows are looked at: their bytes in counters are that old at most.
+    pub updates: Duration,
+}
+
+/// Where every flow is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// A file, one JSON object per line.
+    pub file: Option<PathBuf>,
+    /// The system's journal.
+    pub journald: bool,
+    /// Most records in a second, not 0.
+    pub rate: u32,
+}
+
+impl AccessLog {
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.file.is_some() || self.journald
+    }
 }
 
 /// Bounds on what the agent uses.

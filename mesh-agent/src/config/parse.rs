@@ -8,7 +8,9 @@ use std::time::Duration;
 use mesh_common::header_flag;
 use toml::de::DeValue;
 
-use super::{Admin, AgentConfig, Limits, Log, LogLevel, NodeConfig, Paths, Sockets, Tunnel};
+use super::{
+    AccessLog, Admin, AgentConfig, Flows, Limits, Log, LogLevel, NodeConfig, Paths, Sockets, Tunnel,
+};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::parse::decode;
 use crate::policy::parse::document::{Fields, Value};
@@ -19,6 +21,8 @@ pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
     let paths = section(&mut fields, "paths", "[paths]", paths);
     let tunnel = section(&mut fields, "tunnel", "[tunnel]", tunnel);
     let admin = section(&mut fields, "admin", "[admin]", admin);
+    let flows = section(&mut fields, "flows", "[flows]", flows);
+    let access_log = section(&mut fields, "access_log", "[access_log]", access_log);
     let limits = section(&mut fields, "limits", "[limits]", limits);
     let sockets = section(&mut fields, "sockets", "[sockets]", sockets);
     let log = section(&mut fields, "log", "[log]", log);
@@ -28,6 +32,8 @@ pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
         paths: paths?,
         tunnel: tunnel?,
         admin: admin?,
+        flows: flows?,
+        access_log: access_log?,
         limits: limits?,
         sockets: sockets?,
         log: log?,
@@ -130,10 +136,7 @@ fn paths(fields: &mut Fields<'_, '_>) -> Option<Paths> {
     let state_dir = path("state_dir", "/var/lib/mesh");
     let bpffs = path("bpffs", "/sys/fs/bpf");
     let run_dir = path("run_dir", "/run/mesh");
-    let cgroup_root = fields.optional("cgroup_root", |value| match value.value {
-        DeValue::String(text) if text.is_empty() => Ok(None),
-        _ => self::path(value).map(Some),
-    });
+    let cgroup_root = fields.optional("cgroup_root", path_or_none);
     Some(Paths {
         config_dir,
         state_dir,
@@ -141,6 +144,14 @@ fn paths(fields: &mut Fields<'_, '_>) -> Option<Paths> {
         run_dir,
         cgroup_root: cgroup_root.and_then(|root| root.value),
     })
+}
+
+/// A path; none where the text is empty.
+fn path_or_none(value: Value<'_>) -> Result<Option<PathBuf>, Diagnostic> {
+    match value.value {
+        DeValue::String(text) if text.is_empty() => Ok(None),
+        _ => path(value).map(Some),
+    }
 }
 
 fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
@@ -194,6 +205,34 @@ fn admin(fields: &mut Fields<'_, '_>) -> Option<Admin> {
     Some(Admin {
         listen: listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 15020)), |v| v.value),
     })
+}
+
+fn flows(fields: &mut Fields<'_, '_>) -> Option<Flows> {
+    let updates = fields.optional("updates", decode::duration);
+    Some(Flows {
+        updates: updates.map_or(Duration::from_secs(10), |v| v.value),
+    })
+}
+
+fn access_log(fields: &mut Fields<'_, '_>) -> Option<AccessLog> {
+    let file = fields.optional("file", path_or_none);
+    let journald = fields.optional("journald", yes_or_no);
+    let rate = fields.optional("rate", |value| {
+        let rule = "the access log's rate is 1 to 100000 records in a second";
+        decode::number(value, 1..=100_000, "invalid-rate", rule)
+    });
+    Some(AccessLog {
+        file: file.and_then(|file| file.value),
+        journald: journald.is_some_and(|journald| journald.value),
+        rate: rate.map_or(100, |rate| rate.value),
+    })
+}
+
+fn yes_or_no(value: Value<'_>) -> Result<bool, Diagnostic> {
+    match value.value {
+        DeValue::Boolean(yes) => Ok(*yes),
+        _ => Err(decode::wrong_type(value, "expected true or false", "true")),
+    }
 }
 
 fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {

@@ -42,6 +42,12 @@ certificates = "/f"
 drain = "0s"
 [admin]
 listen = "127.0.0.1:2"
+[flows]
+updates = "1m"
+[access_log]
+file = "/g"
+journald = true
+rate = 7
 [limits]
 memory = "1GiB"
 [log]
@@ -52,6 +58,10 @@ kernel = "trace"
     assert_eq!(config.paths.cgroup_root.as_deref(), Some(Path::new("/e")));
     assert_eq!(config.tunnel.certificates, Path::new("/f"));
     assert_eq!(config.tunnel.drain, Duration::ZERO);
+    assert_eq!(config.flows.updates, Duration::from_secs(60));
+    assert_eq!(config.access_log.file.as_deref(), Some(Path::new("/g")));
+    assert!(config.access_log.journald && config.access_log.is_on());
+    assert_eq!(config.access_log.rate, 7);
     assert_eq!(config.limits.memory, 1 << 30);
     assert_eq!(config.log.kernel.name(), "trace");
 }
@@ -85,6 +95,10 @@ fn mistakes() {
             2,
             "[admin]\nlisten = \"localhost:15020\"\n",
         ),
+        ("invalid-duration", 2, "[flows]\nupdates = \"0s\"\n"),
+        ("invalid-path", 2, "[access_log]\nfile = \"access\"\n"),
+        ("wrong-type", 2, "[access_log]\njournald = \"yes\"\n"),
+        ("invalid-rate", 2, "[access_log]\nrate = 0\n"),
         ("invalid-size", 2, "[limits]\nmemory = \"32MB\"\n"),
         ("invalid-size", 2, "[limits]\nmemory = \"0MiB\"\n"),
         ("wrong-type", 2, "[limits]\nmemory = 32\n"),

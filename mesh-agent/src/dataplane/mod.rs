@@ -35,7 +35,7 @@ pub use self::cgroup::{Cgroup, Hierarchy};
 pub use self::diag::can_abort;
 #[cfg(test)]
 pub(crate) use self::diag::socket_between;
-pub(crate) use self::diag::{Aborted, KINDS, SockDiag, Socket, state};
+pub(crate) use self::diag::{Aborted, KINDS, SockDiag, Socket, Wanted, state};
 use self::flows::Memory;
 pub(crate) use self::flows::{FlowJudge, Late, Leaving, Place, Standing};
 use self::guard::Guard;

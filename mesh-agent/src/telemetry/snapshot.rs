@@ -312,6 +312,37 @@ pub struct AgentCounters {
     pub enforcement_repairs: u64,
     /// How often the canary was not refused.
     pub canary_failures: u64,
+    /// Records of flows.
+    pub flows: FlowCounters,
+}
+
+/// What became of records of flows since the agent started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FlowCounters {
+    /// Those that were remembered.
+    pub recorded: u64,
+    /// Those of them that made room for newer ones.
+    pub evicted: u64,
+    /// Those that could not be decoded.
+    pub malformed: u64,
+    /// Updates of open flows that were left out because others had moved more bytes.
+    pub updates_skipped: u64,
+    /// Open flows that were not looked at because there were too many; their bytes are counted
+    /// when they close.
+    pub unseen: u64,
+    /// The access log; `None` if there is none.
+    pub log: Option<AccessLogCounters>,
+}
+
+/// What became of records in the access log since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccessLogCounters {
+    /// Those that were written.
+    pub written: u64,
+    /// Those that were left out because there were too many.
+    pub suppressed: u64,
+    /// Those that could not be written.
+    pub failed: u64,
 }
 
 /// What became of a `connect()` that must be refused.

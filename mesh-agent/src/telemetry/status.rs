@@ -186,6 +186,12 @@ pub struct LossView {
     pub tickets_dropped: u64,
     /// UDP flows displaced by newer ones.
     pub udp_flows_displaced: u64,
+    /// Flows whose record found the buffer full.
+    #[serde(default)]
+    pub flow_records_lost: u64,
+    /// Records that the access log left out or could not write.
+    #[serde(default)]
+    pub access_log_lost: u64,
 }
 
 /// Established flows under the policy in force.
@@ -378,6 +384,7 @@ impl From<&MapUsage> for MapView {
 impl From<&Snapshot> for LossView {
     fn from(snapshot: &Snapshot) -> Self {
         let count = |counter| snapshot.counter(counter);
+        let log = snapshot.agent.flows.log.unwrap_or_default();
         Self {
             denials: snapshot.denials(),
             records_lost: count(Counter::RecordsLost),
@@ -389,6 +396,8 @@ impl From<&Snapshot> for LossView {
             socket_storage_failed: count(Counter::SocketStorageFailed),
             tickets_dropped: count(Counter::TicketsDropped),
             udp_flows_displaced: count(Counter::UdpFlowsDisplaced),
+            flow_records_lost: count(Counter::FlowRecordsLost),
+            access_log_lost: log.suppressed + log.failed,
         }
     }
 }
@@ -407,6 +416,8 @@ impl LossView {
             socket_storage_failed,
             tickets_dropped,
             udp_flows_displaced,
+            flow_records_lost,
+            access_log_lost,
         } = self;
         let all = [
             ("denial records lost (buffer full)", *records_lost),
@@ -427,6 +438,11 @@ impl LossView {
                 *tickets_dropped,
             ),
             ("UDP flows displaced by newer ones", *udp_flows_displaced),
+            ("flow records lost (buffer full)", *flow_records_lost),
+            (
+                "flow records not in the access log ([access_log] rate)",
+                *access_log_lost,
+            ),
         ];
         all.into_iter().filter(|(_, count)| *count > 0).collect()
     }

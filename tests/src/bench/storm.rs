@@ -36,7 +36,11 @@ pub(super) fn measure(effort: &Effort<'_>, report: &mut Report) -> Result<()> {
         &format!("{counted:.0}"),
         Some(("every one", all)),
     );
-    let lost = agent::metric(&meshed.sandbox, "mesh_events_lost_total", &[])?;
+    let lost = agent::metric(
+        &meshed.sandbox,
+        "mesh_events_lost_total",
+        &[("kind", "denial")],
+    )?;
     report.value("records lost (buffer full)", &format!("{lost:.0}"), None);
     Ok(())
 }

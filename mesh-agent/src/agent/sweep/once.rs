@@ -13,7 +13,9 @@ use crate::agent::inbound::{Found, Inbound, Suspect};
 use crate::agent::leaving::{Counts, Leavers};
 use crate::agent::{Agent, Current, lock, since_boot};
 use crate::dataplane::netns::{self, Netns};
-use crate::dataplane::{Aborted, KINDS, Late, Leaving, Place, SockDiag, Socket, Standing, state};
+use crate::dataplane::{
+    Aborted, KINDS, Late, Leaving, Place, SockDiag, Socket, Standing, Wanted, state,
+};
 
 /// Most times a list is read again because sockets were cut while it was read: those behind
 /// them may have been skipped.
@@ -136,8 +138,12 @@ impl Sweep<'_> {
         for kind in KINDS {
             for number in 1.. {
                 let mut pass = Pass::default();
-                let storage = Some(self.sockets.as_fd());
-                list.dump(kind, state::FLOWS, storage, |batch| {
+                let wanted = Wanted {
+                    states: state::FLOWS,
+                    storage: Some(self.sockets.as_fd()),
+                    info: false,
+                };
+                list.dump(kind, wanted, |batch| {
                     self.batch(batch, &place, &mut abort, &mut pass);
                 })?;
                 let settled = pass.cut == 0 && (pass.missed == 0 || number > 1);
@@ -251,8 +257,13 @@ impl Sweep<'_> {
 /// The TCP ports that are listened on.
 fn listening(list: &mut SockDiag) -> io::Result<HashSet<u16>> {
     let mut ports = HashSet::new();
+    let wanted = Wanted {
+        states: state::LISTEN,
+        storage: None,
+        info: false,
+    };
     for kind in KINDS.iter().filter(|kind| kind.protocol == IPPROTO_TCP) {
-        list.dump(*kind, state::LISTEN, None, |batch| {
+        list.dump(*kind, wanted, |batch| {
             ports.extend(batch.iter().map(|socket| socket.local.port));
         })?;
     }

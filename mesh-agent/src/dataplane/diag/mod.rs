@@ -41,6 +41,17 @@ const fn kind(family: u8, protocol: u8) -> Kind {
 /// since Linux 4.9, see `netlink_recvmsg`).
 const BUFFER: usize = 64 << 10;
 
+/// Which sockets are wanted, and what of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'f> {
+    /// Bits `1 << state`.
+    pub(crate) states: u32,
+    /// The socket storage map whose values are wanted.
+    pub(crate) storage: Option<BorrowedFd<'f>>,
+    /// Whether what TCP has measured is.
+    pub(crate) info: bool,
+}
+
 /// A netlink socket for one network namespace: the one its thread is in when it is made.
 pub(crate) struct SockDiag {
     socket: OwnedFd,
@@ -71,8 +82,7 @@ impl SockDiag {
         })
     }
 
-    /// Hands the sockets of `kind` in `states` to `each`, in batches, with what the map behind
-    /// `storage` holds for them. Sockets that come or go meanwhile may be missed.
+    /// Hands the sockets of `kind` that are `wanted` to `each`, in batches. Sockets that come or go meanwhile may be missed.
     ///
     /// # Errors
     ///
@@ -80,12 +90,11 @@ impl SockDiag {
     pub(crate) fn dump(
         &mut self,
         kind: Kind,
-        states: u32,
-        storage: Option<BorrowedFd<'_>>,
+        wanted: Wanted<'_>,
         mut each: impl FnMut(&[Socket]),
     ) -> io::Result<()> {
-        let storage = storage.map(|map| map.as_raw_fd());
-        self.ask(&wire::dump(kind, states, storage))?;
+        let storage = wanted.storage.map(|map| map.as_raw_fd());
+        self.ask(&wire::dump(kind, wanted.states, storage, wanted.info))?;
         let mut batch = Vec::new();
         loop {
             let mut end = None;
@@ -185,5 +194,6 @@ pub(crate) fn socket_between(
         inode: 1,
         cgroup: Some(1),
         mesh: None,
+        info: None,
     }
 }

@@ -39,6 +39,29 @@ pub(crate) struct Socket {
     /// What the mesh remembers with it. Never told of UDP sockets: `inet_sk_diag_fill` leaves
     /// storage out where there is no connection state (net/ipv4/inet_diag.c, seen in 6.18).
     pub(crate) mesh: Option<SocketState>,
+    /// What TCP has measured, if that was asked for.
+    pub(crate) info: Option<TcpInfo>,
+}
+
+/// The parts of `struct tcp_info` (linux/tcp.h) that matter here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Smoothed round-trip time, microseconds.
+    pub(crate) rtt_us: u32,
+    /// Segments sent again.
+    pub(crate) retransmits: u32,
+    /// Sequence numbers that were acknowledged.
+    pub(crate) acked: u64,
+    /// Sequence numbers that were received.
+    pub(crate) received: u64,
+}
+
+impl SocketId {
+    /// The socket's cookie, as programs know it.
+    pub(crate) fn cookie(&self) -> u64 {
+        let half = |at| u64::from(u32_at(&self.0, at).unwrap_or_default());
+        half(COOKIE) | half(COOKIE + 4) << 32
+    }
 }
 
 /// One message of an answer.
@@ -56,10 +79,12 @@ pub(crate) enum Message {
 }
 
 /// A request for all sockets of a kind in `states` (bits `1 << state`), with what the socket
-/// storage map behind the descriptor `storage` holds for each.
-pub(crate) fn dump(kind: Kind, states: u32, storage: Option<i32>) -> Vec<u8> {
+/// storage map behind the descriptor `storage` holds for each, and with `struct tcp_info` if
+/// `info` is wanted.
+pub(crate) fn dump(kind: Kind, states: u32, storage: Option<i32>, info: bool) -> Vec<u8> {
     let mut request = request(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP);
-    push_body(&mut request, kind, states, &[0; SOCKID]);
+    let extensions = if info { 1 << (INFO - 1) } else { 0 };
+    push_body(&mut request, kind, extensions, states, &[0; SOCKID]);
     if let Some(fd) = storage {
         let length = (2 * ATTRIBUTE + 4) as u16;
         push_u16s(&mut request, [length, REQ_SK_BPF_STORAGES | NLA_F_NESTED]);
@@ -75,7 +100,7 @@ pub(crate) fn dump(kind: Kind, states: u32, storage: Option<i32>) -> Vec<u8> {
 /// A request to abort a socket, which is acknowledged.
 pub(crate) fn destroy(kind: Kind, id: &SocketId) -> Vec<u8> {
     let mut request = request(SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK);
-    push_body(&mut request, kind, u32::MAX, &id.0);
+    push_body(&mut request, kind, 0, u32::MAX, &id.0);
     finished(request)
 }
 
@@ -86,8 +111,8 @@ fn request(kind: u16, flags: u16) -> Vec<u8> {
     request
 }
 
-fn push_body(request: &mut Vec<u8>, kind: Kind, states: u32, id: &[u8; SOCKID]) {
-    request.extend_from_slice(&[kind.family, kind.protocol, 0, 0]);
+fn push_body(request: &mut Vec<u8>, kind: Kind, extensions: u8, states: u32, id: &[u8; SOCKID]) {
+    request.extend_from_slice(&[kind.family, kind.protocol, extensions, 0]);
     request.extend_from_slice(&states.to_ne_bytes());
     request.extend_from_slice(id);
 }
@@ -141,12 +166,14 @@ fn socket(body: &[u8], protocol: u8) -> Option<Socket> {
         inode: u32_at(body, 68)?,
         cgroup: None,
         mesh: None,
+        info: None,
     };
     for attribute in attributes(body.get(DIAG_MESSAGE..)?) {
         let value = attribute.get(ATTRIBUTE..)?;
         match attribute_kind(attribute)? {
             CGROUP_ID => socket.cgroup = array_at(value, 0).map(u64::from_ne_bytes),
             SK_BPF_STORAGES => socket.mesh = storage(value),
+            INFO => socket.info = tcp_info(value),
             _ => {}
         }
     }
@@ -163,6 +190,16 @@ fn key(id: &[u8; SOCKID], family: u8, protocol: u8, end: usize) -> Option<Socket
         _ => return None,
     };
     Some(SocketKey::new(address, port, protocol))
+}
+
+/// Kernels have made it longer, at its end.
+fn tcp_info(value: &[u8]) -> Option<TcpInfo> {
+    Some(TcpInfo {
+        rtt_us: u32_at(value, 68)?,
+        retransmits: u32_at(value, 100)?,
+        acked: u64_at(value, 120)?,
+        received: u64_at(value, 128)?,
+    })
 }
 
 /// The value of the one map that was asked for.
@@ -261,6 +298,8 @@ pub(crate) const AF_INET6: u8 = 10;
 
 /// Length of `struct inet_diag_sockid`.
 const SOCKID: usize = 48;
+/// Where the cookie is in it.
+const COOKIE: usize = 40;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Length of `struct inet_diag_msg`.
@@ -276,6 +315,8 @@ const NLMSG_DONE: u16 = 3;
 const NLA_F_NESTED: u16 = 1 << 15;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
+/// `INET_DIAG_INFO`.
+const INFO: u16 = 2;
 /// `INET_DIAG_REQ_SK_BPF_STORAGES`, Linux 5.7.
 const REQ_SK_BPF_STORAGES: u16 = 2;
 /// `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.

@@ -11,8 +11,8 @@ use mesh_common::Counter;
 
 use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
-    AgentCounters, LeavingSeries, LiveFlows, MapUsage, NodeNames, PolicyState, ProgramState,
-    SplitSeries,
+    AccessLogCounters, AgentCounters, FlowCounters, LeavingSeries, LiveFlows, MapUsage, NodeNames,
+    PolicyState, ProgramState, SplitSeries,
 };
 use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
 
@@ -30,6 +30,8 @@ fn flow(source: &str, protocol: Transport, opened: u64) -> FlowSeries {
     stats.connect_buckets[0] = 1;
     stats.connect_buckets[3] = 2;
     stats.connect_buckets[9] = 1;
+    (stats.rtt_ns, stats.rtt_buckets[1]) = (400_000, 2);
+    (stats.duration_ns, stats.duration_buckets[3]) = (600_000_000, 2);
     FlowSeries {
         source_service: source.into(),
         destination_service: "shop/payments".into(),
@@ -118,6 +120,16 @@ fn snapshot() -> Snapshot {
             denial_records_malformed: 0,
             enforcement_repairs: 0,
             canary_failures: 0,
+            flows: FlowCounters {
+                recorded: 30,
+                evicted: 20,
+                log: Some(AccessLogCounters {
+                    written: 8,
+                    suppressed: 2,
+                    failed: 0,
+                }),
+                ..FlowCounters::default()
+            },
         },
         live: LiveFlows {
             supported: Some(true),

@@ -8,7 +8,7 @@ use prometheus_client::registry::Unit;
 use super::sheet::{Sheet, Value};
 use crate::policy::model::DefaultAction;
 use crate::telemetry::registry::Content;
-use crate::telemetry::snapshot::PolicyState;
+use crate::telemetry::snapshot::{FlowCounters, PolicyState};
 
 /// Writes the families of this build and this process.
 pub(super) fn process(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
@@ -190,15 +190,16 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
     sheet.family(
         "mesh_events_lost",
         None,
-        "Denial records that did not reach the agent (buffer full) or made no sense to it.",
+        "Records of denials and of flows that did not reach the agent (buffer full) or made no sense to it.",
         [
-            ([("cause", "buffer-full")], kernel(Counter::RecordsLost)),
-            (
-                [("cause", "malformed")],
-                Value::Count(agent.denial_records_malformed),
-            ),
-        ],
+            ("denial", "buffer-full", kernel(Counter::RecordsLost)),
+            ("denial", "malformed", Value::Count(agent.denial_records_malformed)),
+            ("flow", "buffer-full", kernel(Counter::FlowRecordsLost)),
+            ("flow", "malformed", Value::Count(agent.flows.malformed)),
+        ]
+        .map(|(kind, cause, value)| ([("kind", kind), ("cause", cause)], value)),
     )?;
+    flows(sheet, &agent.flows)?;
     sheet.single(
         "mesh_denial_logs_suppressed",
         None,
@@ -230,5 +231,41 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             ("udp-flow", Counter::UdpFlowsDisplaced),
         ]
         .map(|(resource, counter)| ([("resource", resource)], kernel(counter))),
+    )
+}
+
+/// Writes what became of records of flows.
+fn flows(sheet: &mut Sheet<'_>, flows: &FlowCounters) -> fmt::Result {
+    sheet.single(
+        "mesh_flow_records",
+        None,
+        "Records of flows and denials that were remembered.",
+        Some(Value::Count(flows.recorded)),
+    )?;
+    sheet.single(
+        "mesh_flow_records_evicted",
+        None,
+        "Records of flows and denials that made room for newer ones.",
+        Some(Value::Count(flows.evicted)),
+    )?;
+    sheet.family(
+        "mesh_flow_updates_skipped",
+        None,
+        "Open flows without an update (quiet: others had moved more bytes) or not looked at (unseen: there were too many).",
+        [
+            ([("cause", "quiet")], Value::Count(flows.updates_skipped)),
+            ([("cause", "unseen")], Value::Count(flows.unseen)),
+        ],
+    )?;
+    let Some(log) = flows.log else { return Ok(()) };
+    sheet.family(
+        "mesh_access_log_records",
+        None,
+        "Records of the access log; suppressed: there were too many at a time.",
+        [
+            ([("outcome", "written")], Value::Count(log.written)),
+            ([("outcome", "suppressed")], Value::Count(log.suppressed)),
+            ([("outcome", "failed")], Value::Count(log.failed)),
+        ],
     )
 }

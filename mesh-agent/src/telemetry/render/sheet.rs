@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use mesh_common::{CONNECT_BUCKETS, FIRST_BUCKET_NS, FlowStats};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
@@ -64,7 +63,7 @@ pub(super) enum Value<'a> {
     CountedSeconds(f64),
     Gauge(u64),
     Level(f64),
-    Connects(&'a FlowStats),
+    Durations(Durations<'a>),
 }
 
 impl Value<'_> {
@@ -72,7 +71,7 @@ impl Value<'_> {
         match self {
             Self::Count(_) | Self::CountedSeconds(_) => MetricType::Counter,
             Self::Gauge(_) | Self::Level(_) => MetricType::Gauge,
-            Self::Connects(_) => MetricType::Histogram,
+            Self::Durations(_) => MetricType::Histogram,
         }
     }
 
@@ -83,24 +82,39 @@ impl Value<'_> {
             Self::CountedSeconds(seconds) => encoder.encode_counter(seconds, NONE),
             Self::Gauge(value) => encoder.encode_gauge(value),
             Self::Level(value) => encoder.encode_gauge(value),
-            Self::Connects(stats) => encoder.encode_histogram::<Vec<Pair<'static>>>(
-                stats.connect_ns as f64 / 1e9,
-                stats.connect_buckets.iter().sum(),
-                &buckets(stats),
+            Self::Durations(durations) => encoder.encode_histogram::<Vec<Pair<'static>>>(
+                durations.sum_ns as f64 / 1e9,
+                durations.counts.iter().sum(),
+                &durations.buckets(),
                 None,
             ),
         }
     }
 }
 
-/// Upper bounds in seconds with counts; the bounds are those of [`mesh_common::bucket_of`].
-fn buckets(stats: &FlowStats) -> [(f64, u64); CONNECT_BUCKETS] {
-    let mut buckets = [(f64::INFINITY, 0); CONNECT_BUCKETS];
-    for (index, (bucket, count)) in buckets.iter_mut().zip(stats.connect_buckets).enumerate() {
-        bucket.1 = count;
-        if index < CONNECT_BUCKETS - 1 {
-            bucket.0 = (FIRST_BUCKET_NS << (2 * index)) as f64 / 1e9;
-        }
+/// A histogram whose bounds are `first_ns`, and each other 2^`shift` times higher.
+pub(super) struct Durations<'a> {
+    pub(super) sum_ns: u64,
+    /// Not added up; the last one has no bound.
+    pub(super) counts: &'a [u64],
+    pub(super) first_ns: u64,
+    pub(super) shift: u32,
+}
+
+impl Durations<'_> {
+    /// Upper bounds in seconds with counts.
+    fn buckets(&self) -> Vec<(f64, u64)> {
+        let last = self.counts.len().saturating_sub(1);
+        let bound = |index: usize| {
+            if index == last {
+                f64::INFINITY
+            } else {
+                (self.first_ns << (self.shift * index as u32)) as f64 / 1e9
+            }
+        };
+        let counts = self.counts.iter().enumerate();
+        counts
+            .map(|(index, count)| (bound(index), *count))
+            .collect()
     }
-    buckets
 }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mesh_common::{FlowStats, Reason, Verdict};
+use mesh_common::{FIRST_BUCKET_NS, FIRST_DURATION_NS, FIRST_RTT_NS, FlowStats, Reason, Verdict};
 use prometheus_client::registry::Unit;
 
-use super::sheet::{Pair, Sheet, Value};
+use super::sheet::{Durations, Pair, Sheet, Value};
 use crate::telemetry::flags::ResponseFlags;
 use crate::telemetry::registry::{Content, DecisionLabels, FlowLabels};
 use crate::telemetry::snapshot::{Crossing, SplitSeries, Transport};
@@ -35,10 +35,20 @@ fn samples<'a>(
     protocol: Transport,
     value: impl Fn(&'a FlowStats) -> Value<'a>,
 ) -> impl Iterator<Item = ([Pair<'a>; 5], Value<'a>)> {
+    samples_of(content, protocol, |_| true, value)
+}
+
+/// The same, of those that have something to show.
+fn samples_of<'a>(
+    content: &'a Content,
+    protocol: Transport,
+    shown: impl Fn(&FlowStats) -> bool,
+    value: impl Fn(&'a FlowStats) -> Value<'a>,
+) -> impl Iterator<Item = ([Pair<'a>; 5], Value<'a>)> {
     content
         .flows
         .iter()
-        .filter(move |(labels, _)| labels.protocol == protocol)
+        .filter(move |(labels, stats)| labels.protocol == protocol && shown(stats))
         .map(move |(labels, stats)| (flow_labels(labels), value(stats)))
 }
 
@@ -67,26 +77,68 @@ fn tcp(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
     sheet.family(
         "mesh_tcp_sent",
         Some(Unit::Bytes),
-        "Bytes from the client to the server, counted when a connection closes.",
+        "Payload bytes from the client to the server; those of open connections as of the last look at them.",
         samples(content, Transport::Tcp, |s| Value::Count(s.sent_bytes)),
     )?;
     sheet.family(
         "mesh_tcp_received",
         Some(Unit::Bytes),
-        "Bytes from the server to the client, counted when a connection closes.",
+        "Payload bytes from the server to the client; those of open connections as of the last look at them.",
         samples(content, Transport::Tcp, |s| Value::Count(s.received_bytes)),
     )?;
     sheet.family(
         "mesh_tcp_retransmits",
         None,
-        "Segments the client sent again, counted when a connection closes.",
+        "Segments the client sent again; those of open connections as of the last look at them.",
         samples(content, Transport::Tcp, |s| Value::Count(s.retransmits)),
     )?;
+    durations(sheet, content)
+}
+
+fn durations(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
     sheet.family(
         "mesh_tcp_connect_duration",
         Some(Unit::Seconds),
         "Time from connect to established, as the client saw it.",
-        samples(content, Transport::Tcp, Value::Connects),
+        samples(content, Transport::Tcp, |s| {
+            Value::Durations(Durations {
+                sum_ns: s.connect_ns,
+                counts: &s.connect_buckets,
+                first_ns: FIRST_BUCKET_NS,
+                shift: 2,
+            })
+        }),
+    )?;
+    sheet.family(
+        "mesh_tcp_rtt",
+        Some(Unit::Seconds),
+        "Smoothed round-trip time between the client and the server, taken when a connection closes; of calls to another node only at the destination, and there on that node.",
+        samples_of(content, Transport::Tcp, |s| s.rtt_buckets.iter().any(|n| *n > 0), |s| {
+            Value::Durations(Durations {
+                sum_ns: s.rtt_ns,
+                counts: &s.rtt_buckets,
+                first_ns: FIRST_RTT_NS,
+                shift: 2,
+            })
+        }),
+    )?;
+    sheet.family(
+        "mesh_tcp_connection_duration",
+        Some(Unit::Seconds),
+        "Time from established to closed.",
+        samples_of(
+            content,
+            Transport::Tcp,
+            |s| s.duration_buckets.iter().any(|n| *n > 0),
+            |s| {
+                Value::Durations(Durations {
+                    sum_ns: s.duration_ns,
+                    counts: &s.duration_buckets,
+                    first_ns: FIRST_DURATION_NS,
+                    shift: 3,
+                })
+            },
+        ),
     )
 }
 

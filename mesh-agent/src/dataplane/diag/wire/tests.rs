@@ -143,11 +143,11 @@ fn ends_and_errors_are_told_apart() {
 
 #[test]
 fn requests_have_the_kernels_form() {
-    let request = dump(TCP4, 0x12, Some(9));
+    let request = dump(TCP4, 0x12, Some(9), true);
     assert_eq!(request.len(), HEADER + 56 + 12);
     assert_eq!(u32_at(&request, 0), Some(84));
     assert_eq!(u16_at(&request, 4), Some(SOCK_DIAG_BY_FAMILY));
-    assert_eq!(&request[16..24], [2, 6, 0, 0, 0x12, 0, 0, 0]);
+    assert_eq!(&request[16..24], [2, 6, 2, 0, 0x12, 0, 0, 0]);
     let nested = attributes(&request[72..]).next().expect("an attribute");
     assert_eq!(attribute_kind(nested), Some(REQ_SK_BPF_STORAGES));
     assert_eq!(u32_at(nested, 8), Some(9));
