@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::output::Output;
-use crate::commands::{ca, doctor, explain, status, suggest};
+use crate::commands::{ca, doctor, explain, flows, status, suggest};
 use crate::config::DEFAULT_PATH;
 
 /// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
@@ -86,6 +86,16 @@ pub enum Command {
     Status {
         #[command(flatten)]
         args: status::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Show the latest flows and denials of this host, or with -f those to come.
+    ///
+    /// The last line, on stderr, says how many were not shown or lost. Exits with 4 if no agent
+    /// answers.
+    Flows {
+        #[command(flatten)]
+        args: flows::Args,
         #[command(flatten)]
         config: ConfigArg,
     },

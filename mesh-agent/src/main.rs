@@ -10,7 +10,7 @@ use clap::Parser as _;
 use mesh_agent::agent::{self, StartError};
 use mesh_agent::cli::{Cli, Command, ConfigArg};
 use mesh_agent::commands::output::Output;
-use mesh_agent::commands::{ca, check, doctor, explain, status, suggest, unload};
+use mesh_agent::commands::{ca, check, doctor, explain, flows, status, suggest, unload};
 use mesh_agent::config::{AgentConfig, DEFAULT_PATH, LogLevel};
 use mesh_agent::policy::compile::compile;
 use mesh_agent::policy::diagnostic::Diagnostic;
@@ -44,6 +44,9 @@ fn run(command: Command) -> u8 {
         }
         Command::Status { args, config } => {
             with_config(&config, |config| status::run(&config.paths.run_dir, &args))
+        }
+        Command::Flows { args, config } => {
+            with_config(&config, |config| flows::run(&config.paths.run_dir, &args))
         }
         Command::Suggest { args, config } => {
             with_config(&config, |config| suggest::run(&args, &config, color()))

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use crate::agent::{AgentProcess, log, metric};
+use crate::agent::{AgentProcess, command, log, metric};
 use crate::authority::Authority;
 use crate::netns::{Namespace, wire};
 use crate::observe::{NOTICE, status, until};
@@ -127,6 +127,21 @@ impl Host {
                 [text(&denial["reason"]), text(source), text(service)].join(" ")
             })
             .collect()
+    }
+
+    /// Flows that its agent remembers: what `mesh-agent flows` prints for `arguments`.
+    ///
+    /// # Panics
+    ///
+    /// It fails.
+    #[track_caller]
+    pub fn flows(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
+        let all = [&["flows", "-o", "jsonl"], arguments].concat();
+        let output = command(&self.sandbox, &all).expect("started");
+        assert!(output.status.success(), "{output:?}");
+        let lines = String::from_utf8(output.stdout).expect("text");
+        let flow = |line: &str| serde_json::from_str(line).expect("JSON");
+        lines.lines().map(flow).collect()
     }
 
     /// What its agent has logged.

@@ -202,6 +202,7 @@ impl Agent {
             flows_to_tidy: AtomicBool::new(false),
         });
         agent.first_policy(sources)?;
+        agent.follow_flows();
         lock(&agent.dataplane).attach()?;
         // The kernel object and its BTF are gone, and so is what reading the files took.
         memory::give_back();

@@ -4,6 +4,7 @@ pub mod ca;
 pub mod check;
 pub mod doctor;
 pub mod explain;
+pub mod flows;
 pub mod output;
 pub mod status;
 pub mod suggest;

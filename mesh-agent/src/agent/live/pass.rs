@@ -15,11 +15,11 @@ use crate::dataplane::{KINDS, SockDiag, Socket, Wanted, state};
 
 /// Most flows that are looked at.
 const MOST: usize = 16_384;
-/// Most records of one look: those of the flows that moved the most bytes since the last one.
+/// Most records of one look: those of the flows that moved the most bytes since their last one.
 const RECORDS: usize = 100;
 
-/// What each flow had moved when it was looked at last, by cookie.
-pub(super) type Known = HashMap<u64, u64>;
+/// What each flow had moved when it was recorded last, by cookie; `None` if it never was.
+pub(super) type Known = HashMap<u64, Option<u64>>;
 
 /// What was found.
 #[derive(Default)]
@@ -38,7 +38,7 @@ struct Look<'k> {
     /// Younger flows are not recorded: their end tells all.
     age_ns: u64,
     before: &'k Known,
-    /// With how much each has moved since the last look.
+    /// With how much each has moved since the last one of it.
     records: Vec<(u64, FlowRecord)>,
     pass: Pass,
 }
@@ -106,9 +106,9 @@ impl Look<'_> {
             self.pass.unseen += 1;
             return;
         }
-        let total = record.sent_bytes + record.received_bytes;
+        let last = self.before.get(&record.cookie).copied().flatten();
         // A list that changes while it is read may have a socket twice.
-        if self.pass.known.insert(record.cookie, total).is_some() {
+        if self.pass.known.insert(record.cookie, last).is_some() {
             return;
         }
         let key = FlowKey {
@@ -121,8 +121,8 @@ impl Look<'_> {
         moved.sent += record.sent_bytes;
         moved.received += record.received_bytes;
         moved.retransmits += u64::from(record.retransmits);
-        let since = total.saturating_sub(self.before.get(&record.cookie).copied().unwrap_or(0));
-        if record.duration_ns >= self.age_ns && since > 0 {
+        let since = moved_bytes(&record).saturating_sub(last.unwrap_or(0));
+        if record.duration_ns >= self.age_ns && (since > 0 || last.is_none()) {
             self.records.push((since, record));
         }
     }
@@ -176,6 +176,14 @@ impl Look<'_> {
         self.pass.skipped = self.records.len().saturating_sub(RECORDS) as u64;
         let most = self.records.into_iter().take(RECORDS);
         self.pass.records = most.map(|(_, record)| record).collect();
+        for record in &self.pass.records {
+            let told = Some(moved_bytes(record));
+            self.pass.known.insert(record.cookie, told);
+        }
         self.pass
     }
+}
+
+fn moved_bytes(record: &FlowRecord) -> u64 {
+    record.sent_bytes + record.received_bytes
 }

@@ -64,6 +64,12 @@ fn answer(storage: &[u8]) -> Vec<u8> {
         body.extend_from_slice(&number.to_ne_bytes());
     }
     body.extend(attribute(8, &[0]));
+    let mut info = vec![0; 232];
+    info[68..72].copy_from_slice(&250u32.to_ne_bytes());
+    info[100..104].copy_from_slice(&3u32.to_ne_bytes());
+    info[120..128].copy_from_slice(&7001u64.to_ne_bytes());
+    info[128..136].copy_from_slice(&9000u64.to_ne_bytes());
+    body.extend(attribute(INFO, &info));
     body.extend(attribute(CGROUP_ID, &99u64.to_ne_bytes()));
     let parts = [
         attribute(2, &5u32.to_ne_bytes()),
@@ -91,6 +97,14 @@ fn a_socket_is_understood() {
     assert_eq!(socket.local, SocketKey::new(loopback, 40_000, 6));
     assert_eq!(socket.remote, SocketKey::new(loopback, 8081, 6));
     assert_eq!(socket.cgroup, Some(99));
+    assert_eq!(socket.id.cookie(), 0x0202_0202_0101_0101);
+    let info = TcpInfo {
+        rtt_us: 250,
+        retransmits: 3,
+        acked: 7001,
+        received: 9000,
+    };
+    assert_eq!(socket.info, Some(info));
     let expected = SocketState {
         creator_cgroup: 7,
         dialled: Address([1; 16]),
