@@ -168,6 +168,9 @@ codes! {
         RedirectsDropped = 10 => "redirects_dropped",
         /// Flow records that found their ring buffer full.
         FlowRecordsLost = 11 => "flow_records_lost",
+
+        /// Requests without a series because the map of series was full.
+        RequestSeriesDropped = 12 => "request_series_dropped",
     }
 }
 

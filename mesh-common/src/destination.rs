@@ -52,4 +52,8 @@ pub mod destination_flag {
     pub const OWNED: u32 = 1 << 11;
     /// Some rule of this frontend is for clients outside the mesh, by address.
     pub const ADDRESS_RULES: u32 = 1 << 12;
+    /// The port is declared to speak HTTP.
+    pub const HTTP: u32 = 1 << 13;
+    /// The port is declared to speak gRPC.
+    pub const GRPC: u32 = 1 << 14;
 }

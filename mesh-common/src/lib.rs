@@ -103,4 +103,8 @@ pod!(
     Ticket,
     TicketKey,
     TunnelListener,
+    http::HttpSocket,
+    http::RequestKey,
+    http::RequestStats,
+    http::UnparsedKey,
 );

@@ -37,6 +37,8 @@ pub mod header_flag {
     pub const NESTED_SELECTORS: u32 = 1 << 2;
     /// Some protected endpoint of this node takes datagrams.
     pub const UDP_ENDPOINTS: u32 = 1 << 3;
+    /// Some endpoint of this node speaks HTTP or gRPC.
+    pub const HTTP_ENDPOINTS: u32 = 1 << 4;
     /// Services may make raw sockets.
     pub const ALLOW_RAW: u32 = 1 << 8;
     /// Services may make ping sockets (ICMP datagrams).

@@ -219,8 +219,10 @@ pub struct Ticket {
     pub revision: u32,
     /// Low half of the id epoch.
     pub epoch: u32,
+    /// [`socket_flag::TUNNEL`], if the call comes from another node.
+    pub flags: u32,
 }
-const _: () = assert!(size_of::<Ticket>() == 20);
+const _: () = assert!(size_of::<Ticket>() == 24);
 
 /// What [`socket_kind_flag`] says of kinds that need no leave.
 pub const ORDINARY_SOCKET: u32 = 0;

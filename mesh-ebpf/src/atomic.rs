@@ -21,6 +21,25 @@ pub(crate) unsafe fn fetch_add(counter: *mut u64, value: u64) -> u64 {
     before
 }
 
+/// Writes `value` to `*word` and returns what was there before.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub(crate) unsafe fn exchange(word: *mut u64, value: u64) -> u64 {
+    let mut before = value;
+    // SAFETY: the caller's promise; the instruction is BPF_ATOMIC | BPF_XCHG.
+    unsafe {
+        asm!(
+            "{value} = xchg_64({word} + 0, {value})",
+            word = in(reg) word,
+            value = inout(reg) before,
+        );
+    }
+    before
+}
+
 /// Adds `value` to `*counter`.
 ///
 /// # Safety

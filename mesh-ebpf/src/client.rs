@@ -192,7 +192,7 @@ struct Tuple<T> {
 
 /// The socket in this network namespace that the packet came from; it must be released.
 #[inline(always)]
-fn look_up(skb: *mut __sk_buff, packet: &Packet, tcp: bool) -> *mut bpf_sock {
+pub(crate) fn look_up(skb: *mut __sk_buff, packet: &Packet, tcp: bool) -> *mut bpf_sock {
     let (remote, local) = (&packet.target, &packet.source);
     if packet.v4 {
         let tuple = tuple(v4(&remote.address), v4(&local.address), remote, local);

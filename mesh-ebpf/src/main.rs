@@ -23,6 +23,7 @@ mod create;
 mod ctx;
 mod destination;
 mod flow;
+mod http;
 mod inbound;
 mod maps;
 mod outbound;
@@ -139,10 +140,25 @@ pub fn mesh_ingress(ctx: SkBuffContext) -> i32 {
     outcome(inbound::receive(ctx.skb.skb))
 }
 
+/// Reads the requests that a workload gets.
+#[cgroup_skb(ingress)]
+pub fn mesh_http_ingress(ctx: SkBuffContext) -> i32 {
+    http::received(ctx.skb.skb);
+    PROCEED
+}
+
+/// Reads its responses.
+#[cgroup_skb(egress)]
+pub fn mesh_http_egress(ctx: SkBuffContext) -> i32 {
+    http::sent(ctx.skb.skb);
+    PROCEED
+}
+
 /// Counts connections of the mesh.
 #[sock_ops]
 pub fn mesh_sock_ops(ctx: SockOpsContext) -> u32 {
     flow::observe(&ctx);
+    http::observe(&ctx);
     1
 }
 

@@ -7,9 +7,11 @@
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage,
+    Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf,
+    SkStorage,
 };
 use aya_ebpf::macros::btf_map;
+use mesh_common::http::{HttpSocket, RequestKey, RequestStats, UnparsedKey};
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
     DenialRecord, Destination, EndpointEntry, FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats,
@@ -19,6 +21,7 @@ use mesh_common::{
 };
 
 use crate::attribute::Walk;
+use crate::http::Work;
 
 const GROW: usize = BPF_F_NO_PREALLOC as usize;
 const INNER: usize = BPF_F_INNER_MAP as usize;
@@ -148,6 +151,29 @@ pub(crate) static FLOW_RECORDS: RingBuf<FlowRecord, FLOW_RING_BYTES> = RingBuf::
 /// reads.
 #[btf_map]
 pub(crate) static FLOWS_FOLLOWED: Array<u32, 1> = Array::new();
+
+/// Connections at endpoints that speak HTTP. `sock_ops` makes and ends them, the HTTP programs
+/// write and read.
+#[btf_map]
+pub(crate) static HTTP_SOCKETS: SkStorage<HttpSocket> = SkStorage::new();
+
+/// Who has asked for a connection from another network namespace, until its first request; the
+/// oldest is forgotten. `mesh_http_ingress` only.
+#[btf_map]
+pub(crate) static HTTP_CALLERS: LruHashMap<TicketKey, Ticket, 1024> = LruHashMap::new();
+
+/// Counters of requests. The HTTP programs and `sock_ops` write, the agent reads.
+#[btf_map]
+pub(crate) static REQUESTS: PerCpuHashMap<RequestKey, RequestStats, 4096, GROW> =
+    PerCpuHashMap::new();
+
+/// Counters of connections whose requests could not be followed. The same.
+#[btf_map]
+pub(crate) static UNPARSED: PerCpuHashMap<UnparsedKey, u64, 4096, GROW> = PerCpuHashMap::new();
+
+/// Room to read packets: one may interrupt another on the same CPU. The HTTP programs only.
+#[btf_map]
+pub(crate) static HTTP_WORK: PerCpuArray<Work, { Work::COUNT as usize }> = PerCpuArray::new();
 
 /// Room to match a cgroup's path. `cgroup_mkdir` only.
 #[btf_map]

@@ -89,7 +89,7 @@ impl Packet {
 
 /// Where the transport header of an IPv6 packet begins, and its protocol.
 #[inline(always)]
-fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32, u8)> {
+pub(crate) fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32, u8)> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
     const FRAGMENT: u8 = 44;
@@ -117,7 +117,7 @@ fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32, u8)> {
 }
 
 #[inline(always)]
-fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
+pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0u8; N];
     // SAFETY: the context as the kernel handed it over, and room for as many bytes as are asked
     // for.

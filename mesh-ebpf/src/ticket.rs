@@ -31,6 +31,7 @@ pub(crate) fn leave(ops: *mut bpf_sock_ops, state: &SocketState) {
         frontend: state.frontend,
         revision: state.revision,
         epoch: state.epoch,
+        flags: state.flags & socket_flag::TUNNEL,
     };
     if TICKETS.insert(key(ops, state), ticket, 0).is_err() {
         // Without one the connection is refused at the other end.

@@ -244,7 +244,17 @@ fn header_flags(policy: &Policy, destinations: &[(SocketKey, Destination)]) -> u
         header_flag::UDP_ENDPOINTS
     } else {
         0
+    } | if destinations.iter().any(speaks_http) {
+        header_flag::HTTP_ENDPOINTS
+    } else {
+        0
     }
+}
+
+/// Whether this is an endpoint of this node whose requests are measured.
+fn speaks_http((_, destination): &(SocketKey, Destination)) -> bool {
+    const SPEAKS: u32 = destination_flag::HTTP | destination_flag::GRPC;
+    destination.flags & destination_flag::THIS_NODE != 0 && destination.flags & SPEAKS != 0
 }
 
 /// Whether this is a protected endpoint of this node for datagrams.

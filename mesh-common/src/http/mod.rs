@@ -14,6 +14,7 @@ mod code;
 mod exchange;
 mod order;
 mod pending;
+mod socket;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -23,5 +24,8 @@ pub use code::{Method, Unparsed};
 pub use exchange::{Event, Exchange, Side};
 pub use order::{Order, Piece};
 pub use pending::{MAX_RUNS, Pending, Run};
+pub use socket::{
+    HttpSocket, RequestKey, RequestStats, UnparsedKey, http_flag, request_bit, request_bucket,
+};
 pub use stream::{Progress, Stream};
 pub use window::{PIECE, Window};

@@ -10,7 +10,7 @@ use mesh_common::{
 use super::rules::covered;
 use super::{Ids, Services, address, target_id};
 use crate::policy::model::{
-    Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Service, ServiceName,
+    Action, DefaultAction, Endpoint, Location, Mode, Policy, Port, Protocol, Service, ServiceName,
 };
 
 /// Entries for VIPs, for endpoints dialled around their VIP, and for the ports of local
@@ -33,7 +33,7 @@ pub(super) fn entries(
                 service: numbered.subject,
                 frontend,
                 version: 0,
-                flags: marks.flags(service, frontend),
+                flags: marks.flags(service, frontend) | spoken(port.protocol),
                 affinity_seconds: affinity_seconds(service),
                 home: Address::LOCAL,
                 target: 0,
@@ -56,6 +56,15 @@ pub(super) fn entries(
         }
     }
     found.into_iter().collect()
+}
+
+/// What is spoken on a port, as far as the kernel side reads it.
+fn spoken(protocol: Protocol) -> u32 {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => 0,
+        Protocol::Http => destination_flag::HTTP,
+        Protocol::Grpc => destination_flag::GRPC,
+    }
 }
 
 fn affinity_seconds(service: &Service) -> u32 {

@@ -1,0 +1,206 @@
+//! Reads the bytes of a packet, a window at a time.
+
+use core::ffi::c_void;
+use core::ptr::from_mut;
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop, bpf_skb_load_bytes};
+use mesh_common::http::{HttpSocket, Method, PIECE, Progress, Stream, Unparsed, Window};
+
+use super::segment::Segment;
+use super::tally;
+use crate::atomic;
+use crate::maps::HTTP_WORK;
+
+/// Most steps that one packet may take. A step looks at one byte at least, or changes what the
+/// next one looks for, so that this is enough for twice what a packet can hold.
+const MAX_STEPS: u32 = 1 << 17;
+
+/// Which direction is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Requests,
+    Responses,
+}
+
+/// Room to read one packet. It lives in a map and not on the stack, so that the verifier does not
+/// follow its values through every step.
+#[repr(C)]
+pub(crate) struct Work {
+    /// Whether it is in use.
+    taken: u64,
+    window: Window,
+    /// When the packet was seen, nanoseconds since boot.
+    now: u64,
+    /// What is left of the packet, and where that is.
+    at: u32,
+    left: u32,
+    /// Whether all of it was read, or what can be.
+    done: u32,
+    _pad: u32,
+}
+
+impl Work {
+    /// How deep packets may interrupt one another on one CPU.
+    pub(crate) const COUNT: u32 = 4;
+
+    /// Room that nobody uses on this CPU.
+    #[inline(always)]
+    fn claim<'a>() -> Option<&'a mut Self> {
+        for index in 0..Self::COUNT {
+            let work = HTTP_WORK.get_ptr_mut(index)?;
+            // SAFETY: a map value that lives while the program runs.
+            let taken = unsafe { &raw mut (*work).taken };
+            // SAFETY: as above.
+            if unsafe { atomic::exchange(taken, 1) } == 0 {
+                // SAFETY: nobody else has claimed it.
+                return Some(unsafe { &mut *work });
+            }
+        }
+        None
+    }
+}
+
+/// What the steps are told.
+#[repr(C)]
+struct Turn {
+    skb: *mut __sk_buff,
+    socket: *mut HttpSocket,
+    work: *mut Work,
+}
+
+/// Reads what `segment` holds from its byte `from` on.
+#[inline(always)]
+pub(super) fn read(
+    skb: *mut __sk_buff,
+    socket: &mut HttpSocket,
+    segment: &Segment,
+    from: u32,
+    side: Side,
+) {
+    let Some(work) = Work::claim() else {
+        tally::over(socket, Unparsed::Busy);
+        return;
+    };
+    // SAFETY: the helper has no preconditions.
+    work.now = unsafe { bpf_ktime_get_ns() };
+    work.at = segment.at + from;
+    work.left = segment.length.saturating_sub(from);
+    work.done = 0;
+    let mut turn = Turn {
+        skb,
+        socket: from_mut(socket),
+        work: from_mut(work),
+    };
+    let step = match side {
+        Side::Requests => request_step as *mut c_void,
+        Side::Responses => response_step as *mut c_void,
+    };
+    // SAFETY: the callbacks have the signature the helper calls and take a `Turn`.
+    unsafe { bpf_loop(MAX_STEPS, step, from_mut(&mut turn).cast(), 0) };
+    if work.done == 0 {
+        tally::over(socket, Unparsed::Busy);
+    }
+    // SAFETY: a field of a map value that lives while the program runs.
+    unsafe { atomic::exchange(&raw mut work.taken, 0) };
+}
+
+/// One step over what the client sends; returns 1 when the packet has been read.
+extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
+    let turn = context.cast::<Turn>();
+    // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
+    let Turn { skb, socket, work } = unsafe { turn.read() };
+    // SAFETY: as above.
+    let (socket, work) = unsafe { (&mut *socket, &mut *work) };
+    if index == 0 {
+        return fill(skb, work, &mut socket.requests);
+    }
+    match socket.requests.step(&mut work.window, work.now) {
+        Progress::MORE => 0,
+        Progress::FILL => fill(skb, work, &mut socket.requests),
+        Progress::REQUEST => {
+            let (method, begun) = (socket.requests.method(), socket.requests.begun_ns());
+            if socket.pending.push(method, begun) {
+                return 0;
+            }
+            stop(work, socket, Unparsed::Pipeline)
+        }
+        _ => {
+            let reason = socket.requests.reason();
+            stop(work, socket, reason)
+        }
+    }
+}
+
+/// The same for what the server sends.
+extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
+    let turn = context.cast::<Turn>();
+    // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
+    let Turn { skb, socket, work } = unsafe { turn.read() };
+    // SAFETY: as above.
+    let (socket, work) = unsafe { (&mut *socket, &mut *work) };
+    if index == 0 {
+        return fill(skb, work, &mut socket.responses);
+    }
+    match socket.responses.step(&mut work.window, work.now) {
+        Progress::MORE => 0,
+        Progress::FILL => fill(skb, work, &mut socket.responses),
+        Progress::RESPONSE => {
+            let run = socket.pending.pop();
+            if run.count == 0 {
+                return stop(work, socket, Unparsed::Unsolicited);
+            }
+            let method = Method(run.method as u8);
+            socket.responses.answers(method);
+            let elapsed = socket.responses.begun_ns().saturating_sub(run.begun_ns);
+            tally::answered(socket, method, socket.responses.status(), elapsed);
+            0
+        }
+        _ => {
+            let reason = socket.responses.reason();
+            stop(work, socket, reason)
+        }
+    }
+}
+
+#[inline(always)]
+fn stop(work: &mut Work, socket: &mut HttpSocket, reason: Unparsed) -> i64 {
+    work.done = 1;
+    tally::over(socket, reason);
+    1
+}
+
+/// Puts the next piece of the packet into the window; returns 1 when there is none.
+#[inline(always)]
+fn fill(skb: *mut __sk_buff, work: &mut Work, stream: &mut Stream) -> i64 {
+    let skipped = stream.pass_over(u64::from(work.left)) as u32;
+    work.at += skipped;
+    work.left -= skipped;
+    let mut piece = work.left;
+    if piece == 0 {
+        work.done = 1;
+        return 1;
+    }
+    if piece > PIECE as u32 {
+        piece = PIECE as u32;
+    }
+    stream.open(&mut work.window);
+    // What was kept is shorter; the mask tells the verifier.
+    let kept = (work.window.end & 31) as usize;
+    let room = work
+        .window
+        .words
+        .as_mut_ptr()
+        .cast::<u8>()
+        .wrapping_add(kept);
+    // SAFETY: the context as the kernel handed it over, and a window that has room for a piece
+    // behind what was kept.
+    let failed = unsafe { bpf_skb_load_bytes(skb.cast(), work.at, room.cast(), piece) };
+    if failed != 0 {
+        return 1;
+    }
+    work.window.end += piece;
+    work.at += piece;
+    work.left -= piece;
+    0
+}

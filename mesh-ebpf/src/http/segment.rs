@@ -1,0 +1,40 @@
+//! Where in a packet the bytes of its stream are, and where in the stream they belong.
+
+use core::mem::offset_of;
+
+use aya_ebpf::bindings::__sk_buff;
+
+use crate::ctx;
+use crate::packet::{load, skip_extensions};
+
+/// The bytes of a TCP segment.
+pub(super) struct Segment {
+    /// Sequence number of the first one.
+    pub(super) seq: u32,
+    /// Where they begin in the packet.
+    pub(super) at: u32,
+    /// How many there are.
+    pub(super) length: u32,
+}
+
+impl Segment {
+    /// Reads the headers of a packet of a TCP socket; `None` if they cannot be read.
+    #[inline(always)]
+    pub(super) fn parse(skb: *mut __sk_buff) -> Option<Self> {
+        let whole: u32 = ctx::field(skb, offset_of!(__sk_buff, len));
+        let [first, _, _, _, _, _, next, _] = load::<8>(skb, 0)?;
+        let header = if first >> 4 == 4 {
+            u32::from(first & 0xf) * 4
+        } else {
+            skip_extensions(skb, next)?.0
+        };
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = load::<13>(skb, header)?;
+        let at = header + u32::from(offset >> 4) * 4;
+        // A SYN takes a sequence number and carries no bytes that a socket sees here.
+        Some(Self {
+            seq: u32::from_be_bytes([a, b, c, d]),
+            at,
+            length: whole.saturating_sub(at),
+        })
+    }
+}
