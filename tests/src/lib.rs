@@ -27,6 +27,7 @@ pub mod prometheus;
 pub mod sandbox;
 pub mod shop;
 pub mod soak;
+pub mod web;
 
 pub use agent::AgentProcess;
 pub use cgroup::Cgroup;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::programs::loaded_programs;
-use mesh_tests::{Mesh, Sandbox, agent, host, kernel};
+use mesh_tests::{Cgroup, Mesh, Sandbox, agent, host, kernel, names};
 
 const HOOKS: [&str; 15] = [
     "connect4",
@@ -72,5 +72,52 @@ fn every_program_is_effective_until_unload() {
         let unloaded = agent::command(sandbox, &["unload"]).expect("unload");
         assert!(unloaded.status.success(), "{unloaded:?}");
         assert!(!pins.exists());
+    });
+}
+
+const SPEAKS_HTTP: &str = r#"
+[mesh]
+default = "deny"
+
+[[service]]
+name = "payments"
+vip = "10.96.0.10"
+ports = [{ name = "http", listen = 80, protocol = "http" }]
+workload = { systemd = "payments.service" }
+endpoints = [{ address = "127.0.0.1:8081" }]
+"#;
+
+#[test]
+fn every_program_that_reads_requests_is_effective_where_it_is_wanted() {
+    host::run("load-http", |sandbox| {
+        let workload = sandbox.cgroup.child(names::PAYMENTS).expect("a cgroup");
+        sandbox.cgroup.child(names::CHECKOUT).expect("a cgroup");
+        let mut mesh = Mesh::start(sandbox, SPEAKS_HTTP);
+        let effective = |mesh: &Mesh<'_>, hook: &str| {
+            let programs = mesh.status().programs;
+            let mut found = programs.iter().filter(|program| program.hook == hook);
+            found.next().map(|program| program.effective)
+        };
+        for hook in ["http_ingress", "http_egress"] {
+            assert_eq!(
+                effective(&mesh, hook),
+                Some(true),
+                "{}",
+                agent::log(sandbox)
+            );
+        }
+        let id = Cgroup::id(&workload).expect("an id");
+        let pins = || kernel::links(sandbox).expect("links");
+        let http = |pins: &BTreeMap<String, kernel::Linked>| {
+            let names = pins.keys().filter(|name| name.starts_with("http-"));
+            names.cloned().collect::<Vec<_>>()
+        };
+        let expected = ["egress", "ingress"].map(|side| format!("http-{id}-http_{side}"));
+        assert_eq!(http(&pins()), expected, "only where the workload is");
+        has_room_to_grow(sandbox);
+        // Nothing is left of them without such a service.
+        mesh.reload("[mesh]\ndefault = \"deny\"\n");
+        assert_eq!(http(&pins()), [""; 0]);
+        assert_eq!(effective(&mesh, "http_ingress"), None);
     });
 }

@@ -13,6 +13,7 @@ mod live;
 mod loaded;
 mod names;
 mod paths;
+mod requests;
 mod run;
 mod saved;
 mod shares;

@@ -124,7 +124,7 @@ struct Loop<'a> {
     certificates: CertificateWatch,
     /// When they last changed.
     certificates_changed: Option<Instant>,
-    /// Only where the kernel does not tell of new cgroups.
+    /// Only where the kernel does not tell of new cgroups, or requests are to be read in them.
     cgroups: Option<CgroupWatch>,
     addresses: OwnedFd,
     /// When files last changed and when they began to.
@@ -178,6 +178,7 @@ impl<'a> Loop<'a> {
             }
             self.take_file_events();
             self.take_certificate_events();
+            self.watch_cgroups()?;
             if self.host_changed() || Instant::now() >= self.tidy {
                 self.agent.tidy();
                 self.tidy = Instant::now() + TIDY;
@@ -188,6 +189,17 @@ impl<'a> Loop<'a> {
                 self.health = Instant::now() + HEALTH;
             }
         }
+    }
+
+    /// Begins to watch for new cgroups once a workload speaks HTTP.
+    fn watch_cgroups(&mut self) -> io::Result<()> {
+        let dataplane = lock(&self.agent.dataplane);
+        if self.cgroups.is_none() && dataplane.http().wanted {
+            self.cgroups = Some(CgroupWatch::new(dataplane.hierarchy())?);
+            // One may have come between the policy and the watch.
+            self.tidy = Instant::now();
+        }
+        Ok(())
     }
 
     fn wait(&self) -> io::Result<()> {

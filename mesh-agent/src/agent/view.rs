@@ -10,9 +10,9 @@ use mesh_common::{Counter, IPPROTO_UDP, Reason, flow_bit};
 use super::leaving::Counts;
 use super::sweep::Findings;
 use super::tunnel::Tunnel;
-use super::{Agent, Current, lock, shares};
+use super::{Agent, Current, lock, requests, shares};
 use crate::admin::{Rejected, Reloaded, Source};
-use crate::dataplane::Stats;
+use crate::dataplane::{self, HTTP_HOOKS, Stats};
 use crate::identity::Identity;
 use crate::policy::model::{DefaultAction, Endpoint, Location, Service};
 use crate::policy::source::SourceSet;
@@ -20,8 +20,8 @@ use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
-    AgentCounters, Crossing, DecisionSeries, FlowCounters, FlowSeries, LeavingSeries, LiveFlows,
-    MapUsage, NodeNames, PolicyState, ProgramState, Snapshot, Transport,
+    AgentCounters, Crossing, DecisionSeries, FlowCounters, FlowSeries, HttpState, LeavingSeries,
+    LiveFlows, MapUsage, NodeNames, PolicyState, ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
@@ -33,14 +33,14 @@ use crate::telemetry::tunnel::TunnelView;
 impl Source for Agent {
     fn snapshot(&self) -> Snapshot {
         let policy = self.policy_state();
-        let (mut stats, maps, programs) = {
+        let (mut stats, maps, programs, http) = {
             let dataplane = lock(&self.dataplane);
             let stats = dataplane.stats().unwrap_or_else(|error| {
                 tracing::error!(%error, "cannot read the counters");
                 Stats::default()
             });
             let effective = dataplane.effective();
-            (stats, dataplane.usage(), effective)
+            (stats, dataplane.usage(), effective, dataplane.http())
         };
         let findings = self.sweeps.findings();
         let current = self.current();
@@ -60,7 +60,7 @@ impl Source for Agent {
                     entries: usage.entries,
                     capacity: usage.capacity,
                     memory_bytes: usage.memory,
-                    evicts: false,
+                    evicts: usage.map == "HTTP_CALLERS",
                 })
                 .collect(),
             programs: programs
@@ -70,7 +70,14 @@ impl Source for Agent {
                     hook: hooked.hook.into(),
                     attached: *attached,
                 })
+                .chain(http_programs(&http))
                 .collect(),
+            http: HttpState {
+                wanted: http.wanted,
+                cgroups: http.cgroups,
+                missing: http.missing,
+                error: http.error,
+            },
             policy,
             agent: self.counters(),
             live: live(&findings, &stats),
@@ -296,6 +303,20 @@ fn declared(service: &Service, trust_domain: &str) -> Declared {
     }
 }
 
+/// The programs that read requests, where there is something to read.
+fn http_programs(http: &dataplane::HttpState) -> impl Iterator<Item = ProgramState> {
+    let attached = http.missing == 0 && http.error.is_none();
+    let wanted = HTTP_HOOKS.iter().filter(|_| http.wanted);
+    wanted
+        .map(move |hook| ProgramState {
+            program: hook.program.into(),
+            hook: hook.hook.into(),
+            attached,
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
 fn policy_view(current: &Current) -> PolicyView {
     PolicyView {
         revision: current.revision,
@@ -384,6 +405,7 @@ fn name(snapshot: &mut Snapshot, stats: &Stats, current: &Current) {
             stats: *stats,
         })
         .collect();
+    requests::name(snapshot, stats, names);
     snapshot.decisions = stats
         .decisions
         .iter()

@@ -84,8 +84,12 @@ impl Hierarchy {
 
     /// Directories of [`Self::walk`].
     pub fn directories(&self) -> Vec<PathBuf> {
-        let path = |cgroup: Cgroup| self.mount.join(cgroup.path.trim_start_matches('/'));
-        self.walk().into_iter().map(path).collect()
+        self.walk().iter().map(|cgroup| self.path(cgroup)).collect()
+    }
+
+    /// The directory of `cgroup`.
+    pub fn path(&self, cgroup: &Cgroup) -> PathBuf {
+        self.mount.join(cgroup.path.trim_start_matches('/'))
     }
 
     /// Path of the cgroup with this id, if it still exists and the kernel tells.

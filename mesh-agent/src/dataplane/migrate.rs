@@ -25,10 +25,13 @@ const KEPT: &[&str] = &[
     "COUNTERS",
     "DECISIONS",
     "FLOWS",
+    "HTTP_SOCKETS",
+    "REQUESTS",
     "SHARED_SPLIT_COUNTERS",
     "SOCKETS",
     "SPLIT_COUNTERS",
     "UDP_SOCKETS",
+    "UNPARSED",
 ];
 
 /// What another version has left in force.

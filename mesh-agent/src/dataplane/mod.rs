@@ -8,6 +8,7 @@ mod cgroup;
 mod diag;
 mod flows;
 mod guard;
+mod http;
 mod migrate;
 pub(crate) mod netns;
 mod pins;
@@ -39,6 +40,8 @@ pub(crate) use self::diag::{Aborted, KINDS, SockDiag, Socket, Wanted, state};
 use self::flows::Memory;
 pub(crate) use self::flows::{FlowJudge, Late, Leaving, Place, Standing};
 use self::guard::Guard;
+use self::http::HttpPrograms;
+pub use self::http::{HTTP_HOOKS, HttpState};
 use self::migrate::Inherited;
 pub use self::pins::{Pins, PinsError};
 use self::policy_maps::PolicyMaps;
@@ -71,6 +74,7 @@ pub struct Dataplane {
     hierarchy: Hierarchy,
     ebpf: Option<Ebpf>,
     guard: Option<Guard>,
+    http: HttpPrograms,
     inherited: Inherited,
     policy: PolicyMaps,
     stats: StatsMaps,
@@ -100,6 +104,7 @@ impl Dataplane {
         let mut ebpf = programs::load(&pins, globals)?;
         inherited.move_links(&pins)?;
         let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
+        let http = HttpPrograms::new(&mut ebpf);
         let records = Records::new(&mut ebpf)?;
         let dataplane = Self {
             policy: PolicyMaps::new(&mut ebpf, hierarchy.clone(), options.sockets)?,
@@ -109,6 +114,7 @@ impl Dataplane {
             followed: Followed::new(&mut ebpf)?,
             ebpf: Some(ebpf),
             guard: None,
+            http,
             inherited,
             pins,
             hierarchy,
@@ -129,7 +135,7 @@ impl Dataplane {
         }
         self.inherited.remove()?;
         self.guard = Some(Guard::new(&self.pins)?);
-        Ok(())
+        self.sync_http()
     }
 
     /// Puts back what somebody has removed: pins, links, the file system they are on. What
@@ -180,7 +186,27 @@ impl Dataplane {
         if old_epoch.is_some_and(|old| old != id_epoch) {
             self.stats.forget();
         }
+        if self.ebpf.is_none() {
+            self.sync_http()?;
+        }
         Ok(touched)
+    }
+
+    /// Puts the programs that read requests on the cgroups of the workloads that get them.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell which policy is in force.
+    pub fn sync_http(&mut self) -> Result<(), DataplaneError> {
+        let wanted = self.policy.http_cgroups()?;
+        self.http
+            .sync(&self.pins, &self.hierarchy, wanted.as_deref());
+        Ok(())
+    }
+
+    /// How the programs that read requests are attached.
+    pub fn http(&self) -> HttpState {
+        self.http.state()
     }
 
     /// Waits until no program reads the policy that was in force before the last
@@ -317,6 +343,8 @@ impl Dataplane {
     ///
     /// The kernel refuses.
     pub fn tidy(&mut self, now_ns: u64) -> Result<(), DataplaneError> {
+        // First: a new workload may take its first connection at any moment.
+        self.sync_http()?;
         self.addresses.refresh()?;
         self.policy.reconcile_cgroups()?;
         self.stats.expire_affinity(now_ns);

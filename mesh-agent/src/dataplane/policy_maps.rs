@@ -14,6 +14,7 @@ use mesh_common::{
 
 use super::DataplaneError;
 use super::cgroup::{Cgroup, Hierarchy};
+use super::http;
 use super::pins::Pins;
 use super::table::{Inner, Table, Touched};
 use crate::policy::compile::Entries;
@@ -311,6 +312,20 @@ impl PolicyMaps {
         Ok(())
     }
 
+    /// Cgroups whose workloads speak HTTP; `None` if none is to, or this agent does not know.
+    pub(super) fn http_cgroups(&self) -> Result<Option<Vec<Cgroup>>, MapError> {
+        let Some(slot) = self.active_slot()? else {
+            return Ok(None);
+        };
+        let found = self
+            .destinations
+            .entries(slot)
+            .zip(self.selectors.entries(slot));
+        Ok(found.and_then(|(destinations, selectors)| {
+            http::wanted(destinations, selectors, &self.hierarchy)
+        }))
+    }
+
     /// Forgets cgroups that are gone and remembers those that were not seen to be created.
     pub(super) fn reconcile_cgroups(&mut self) -> Result<(), MapError> {
         let known: HashSet<u64> = self.cgroups.keys().collect::<Result<_, _>>()?;
@@ -349,7 +364,7 @@ where
 }
 
 /// The subject of a cgroup: of the selectors that match, the deepest, and of those the first.
-fn attribute(cgroup: &Cgroup, selectors: &[Selector], root: usize) -> Subject {
+pub(super) fn attribute(cgroup: &Cgroup, selectors: &[Selector], root: usize) -> Subject {
     let path = cgroup.path.as_bytes();
     let mut best = (0, Subject::HOST);
     for selector in selectors {

@@ -121,10 +121,14 @@ pub(super) const MAPS: &[&str] = &[
     "FLOWS_FOLLOWED",
     "FLOW_RECORDS",
     "HEADERS",
+    "HTTP_CALLERS",
+    "HTTP_SOCKETS",
+    "HTTP_WORK",
     "LISTENERS",
     "LOCAL_ADDRESSES",
     "RECORDS",
     "REDIRECTS",
+    "REQUESTS",
     "RULES",
     "SCHEDULE",
     "SELECTORS",
@@ -137,6 +141,7 @@ pub(super) const MAPS: &[&str] = &[
     "TICKETS",
     "UDP_SOCKETS",
     "UIDS",
+    "UNPARSED",
     "WALK",
 ];
 

@@ -9,6 +9,7 @@ use aya::maps::{
     PerCpuValues,
 };
 use aya::util::nr_cpus;
+use mesh_common::http::{RequestKey, RequestStats, UnparsedKey};
 use mesh_common::{
     AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SLOTS, SplitKey,
 };
@@ -21,6 +22,8 @@ use super::programs::MAPS;
 /// The maps that hold counters.
 pub(super) struct StatsMaps {
     flows: PerCpuHashMap<MapData, FlowKey, FlowStats>,
+    requests: PerCpuHashMap<MapData, RequestKey, RequestStats>,
+    unparsed: PerCpuHashMap<MapData, UnparsedKey, u64>,
     decisions: PerCpuHashMap<MapData, DecisionKey, [u64; 2]>,
     counters: PerCpuArray<MapData, u64>,
     split_counters: HashMap<MapData, SplitKey, u64>,
@@ -32,6 +35,10 @@ pub(super) struct StatsMaps {
 pub struct Stats {
     /// Flows.
     pub flows: Vec<(FlowKey, FlowStats)>,
+    /// HTTP requests.
+    pub requests: Vec<(RequestKey, RequestStats)>,
+    /// Connections whose requests could not be followed.
+    pub unparsed: Vec<(UnparsedKey, u64)>,
     /// Decisions.
     pub decisions: Vec<(DecisionKey, u64)>,
     /// What the programs count about themselves, by [`Counter`].
@@ -55,6 +62,8 @@ impl StatsMaps {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
         Ok(Self {
             flows: take(ebpf, "FLOWS")?.try_into()?,
+            requests: take(ebpf, "REQUESTS")?.try_into()?,
+            unparsed: take(ebpf, "UNPARSED")?.try_into()?,
             decisions: take(ebpf, "DECISIONS")?.try_into()?,
             counters: take(ebpf, "COUNTERS")?.try_into()?,
             split_counters: take(ebpf, "SPLIT_COUNTERS")?.try_into()?,
@@ -70,6 +79,15 @@ impl StatsMaps {
             stats
                 .flows
                 .push((key, values.iter().fold(FlowStats::default(), add)));
+        }
+        for entry in self.requests.iter() {
+            let (key, values) = entry?;
+            let sum = values.iter().fold(RequestStats::default(), add_requests);
+            stats.requests.push((key, sum));
+        }
+        for entry in self.unparsed.iter() {
+            let (key, values) = entry?;
+            stats.unparsed.push((key, values.iter().sum()));
         }
         for entry in self.decisions.iter() {
             let (key, values) = entry?;
@@ -107,6 +125,10 @@ impl StatsMaps {
     pub(super) fn forget(&mut self) {
         let keys = self.flows.keys().flatten().collect();
         forget_keys(keys, |key| self.flows.remove(key));
+        let keys = self.requests.keys().flatten().collect();
+        forget_keys(keys, |key| self.requests.remove(key));
+        let keys = self.unparsed.keys().flatten().collect();
+        forget_keys(keys, |key| self.unparsed.remove(key));
         let keys = self.decisions.keys().flatten().collect();
         forget_keys(keys, |key| self.decisions.remove(key));
         let keys = self.split_counters.keys().flatten().collect();
@@ -119,6 +141,8 @@ impl StatsMaps {
     pub(super) fn entries(&self, name: &str) -> Option<usize> {
         match name {
             "FLOWS" => Some(self.flows.keys().count()),
+            "REQUESTS" => Some(self.requests.keys().count()),
+            "UNPARSED" => Some(self.unparsed.keys().count()),
             "DECISIONS" => Some(self.decisions.keys().count()),
             "SPLIT_COUNTERS" => Some(self.split_counters.keys().count()),
             "AFFINITY" => Some(self.affinity.keys().count()),
@@ -147,6 +171,15 @@ fn forget_keys<K>(keys: Vec<K>, mut remove: impl FnMut(&K) -> Result<(), MapErro
     for key in &keys {
         let _ = remove(key);
     }
+}
+
+fn add_requests(mut total: RequestStats, cpu: &RequestStats) -> RequestStats {
+    total.count += cpu.count;
+    total.elapsed_ns += cpu.elapsed_ns;
+    for (sum, count) in total.buckets.iter_mut().zip(cpu.buckets) {
+        *sum += count;
+    }
+    total
 }
 
 fn add(mut total: FlowStats, cpu: &FlowStats) -> FlowStats {

@@ -10,6 +10,8 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
+use self::requests::Requests;
+pub(crate) use self::requests::{RequestLabels, RequestsView, Timing};
 use super::exposition::Format;
 use super::process::Process;
 use super::render;
@@ -54,6 +56,7 @@ pub struct Exporter {
     own: Registry,
     flows: Cap<FlowLabels, FlowStats>,
     decisions: Cap<DecisionLabels, u64>,
+    requests: Requests,
 }
 
 impl Exporter {
@@ -65,6 +68,7 @@ impl Exporter {
             own,
             flows: Cap::new(series),
             decisions: Cap::new(series),
+            requests: Requests::new(series),
         }
     }
 
@@ -81,6 +85,7 @@ impl Exporter {
             process: Process::read(),
             flows,
             decisions,
+            requests: self.requests.view(&snapshot),
             flows_folded: self.flows.dropped(),
             decisions_folded: self.decisions.dropped(),
             snapshot,
@@ -129,6 +134,7 @@ pub(crate) struct Content {
     pub(crate) process: Process,
     pub(crate) flows: BTreeMap<FlowLabels, FlowStats>,
     pub(crate) decisions: BTreeMap<DecisionLabels, u64>,
+    pub(crate) requests: RequestsView,
     pub(crate) flows_folded: u64,
     pub(crate) decisions_folded: u64,
     pub(crate) snapshot: Snapshot,
@@ -253,5 +259,6 @@ impl Count for u64 {
 
 const OTHER: &str = "other";
 
+mod requests;
 #[cfg(test)]
 mod tests;

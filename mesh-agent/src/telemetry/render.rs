@@ -8,6 +8,7 @@ use super::registry::Content;
 use sheet::Sheet;
 
 mod host;
+mod http;
 mod live;
 mod sheet;
 mod traffic;
@@ -18,6 +19,7 @@ pub(crate) fn encode(content: &Content, encoder: DescriptorEncoder<'_>) -> fmt::
     let mut sheet = Sheet(encoder);
     host::process(&mut sheet, content)?;
     traffic::encode(&mut sheet, content)?;
+    http::encode(&mut sheet, content)?;
     live::encode(&mut sheet, &content.snapshot.live)?;
     tunnel::encode(&mut sheet, &content.snapshot.tunnel)?;
     if let Some(policy) = &content.snapshot.policy {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::http::Unparsed;
 use mesh_common::{Counter, FlowStats, Reason, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +26,10 @@ pub struct Snapshot {
     pub requests: Vec<RequestSeries>,
     /// How long requests took, by who calls whom.
     pub request_durations: Vec<RequestDurations>,
+    /// Connections whose requests could not be followed.
+    pub unparsed: Vec<UnparsedSeries>,
+    /// How requests are measured.
+    pub http: HttpState,
     /// Shares of versions.
     pub splits: Vec<SplitSeries>,
     /// What the kernel side counts about itself, indexed by [`Counter`].
@@ -178,6 +183,30 @@ pub struct RequestDurations {
     pub buckets: [u64; mesh_common::REQUEST_BUCKETS],
     /// Sum, nanoseconds.
     pub sum_ns: u64,
+}
+
+/// Connections whose requests could not be followed, from some byte on.
+#[derive(Clone, Debug)]
+pub struct UnparsedSeries {
+    /// Who was called.
+    pub destination_service: Arc<str>,
+    /// Why.
+    pub reason: Unparsed,
+    /// How many.
+    pub count: u64,
+}
+
+/// Where the programs that read requests are.
+#[derive(Clone, Debug, Default)]
+pub struct HttpState {
+    /// Whether a service of this node speaks HTTP or gRPC.
+    pub wanted: bool,
+    /// Cgroups they are on.
+    pub cgroups: u64,
+    /// Cgroups they should be on and are not.
+    pub missing: u64,
+    /// Why.
+    pub error: Option<String>,
 }
 
 /// One rule's (or one internal reason's) verdicts about one caller and one service.

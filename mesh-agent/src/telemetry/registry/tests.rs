@@ -11,8 +11,8 @@ use mesh_common::Counter;
 
 use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
-    AccessLogCounters, AgentCounters, FlowCounters, LeavingSeries, LiveFlows, MapUsage, NodeNames,
-    PolicyState, ProgramState, SplitSeries,
+    AccessLogCounters, AgentCounters, FlowCounters, HttpState, LeavingSeries, LiveFlows, MapUsage,
+    NodeNames, PolicyState, ProgramState, SplitSeries,
 };
 use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
 
@@ -76,6 +76,8 @@ fn snapshot() -> Snapshot {
         },
         requests: Vec::new(),
         request_durations: Vec::new(),
+        unparsed: Vec::new(),
+        http: HttpState::default(),
         tunnel: tunnel(),
         flows: vec![
             flow("shop/checkout", Transport::Tcp, 4),

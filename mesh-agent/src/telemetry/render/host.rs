@@ -213,6 +213,8 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         [
             ("flow", "kernel", kernel(Counter::FlowSeriesDropped)),
             ("flow", "scrape", Value::Count(content.flows_folded)),
+            ("request", "kernel", kernel(Counter::RequestSeriesDropped)),
+            ("request", "scrape", Value::Count(content.requests.folded)),
             ("decision", "kernel", kernel(Counter::DecisionSeriesDropped)),
             ("decision", "scrape", Value::Count(content.decisions_folded)),
         ]

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
+use mesh_common::{REQUEST_BOUNDS_NS, REQUEST_BUCKETS};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
+
+use crate::telemetry::registry::Timing;
 
 /// What families are written to.
 pub(super) struct Sheet<'a>(pub(super) DescriptorEncoder<'a>);
@@ -64,6 +67,7 @@ pub(super) enum Value<'a> {
     Gauge(u64),
     Level(f64),
     Durations(Durations<'a>),
+    Requests(&'a Timing),
 }
 
 impl Value<'_> {
@@ -71,7 +75,7 @@ impl Value<'_> {
         match self {
             Self::Count(_) | Self::CountedSeconds(_) => MetricType::Counter,
             Self::Gauge(_) | Self::Level(_) => MetricType::Gauge,
-            Self::Durations(_) => MetricType::Histogram,
+            Self::Durations(_) | Self::Requests(_) => MetricType::Histogram,
         }
     }
 
@@ -86,6 +90,12 @@ impl Value<'_> {
                 durations.sum_ns as f64 / 1e9,
                 durations.counts.iter().sum(),
                 &durations.buckets(),
+                None,
+            ),
+            Self::Requests(timing) => encoder.encode_histogram::<Vec<Pair<'static>>>(
+                timing.sum_ns as f64 / 1e9,
+                timing.buckets.iter().sum(),
+                &request_buckets(timing),
                 None,
             ),
         }
@@ -117,4 +127,16 @@ impl Durations<'_> {
             .map(|(index, count)| (bound(index), *count))
             .collect()
     }
+}
+
+/// Upper bounds in seconds with counts.
+fn request_buckets(timing: &Timing) -> [(f64, u64); REQUEST_BUCKETS] {
+    let mut buckets = [(f64::INFINITY, 0); REQUEST_BUCKETS];
+    for (bucket, count) in buckets.iter_mut().zip(timing.buckets) {
+        bucket.1 = count;
+    }
+    for (bucket, bound) in buckets.iter_mut().zip(REQUEST_BOUNDS_NS) {
+        bucket.0 = bound as f64 / 1e9;
+    }
+    buckets
 }

@@ -1,0 +1,228 @@
+//! A real web server and a real client of it: nginx and wrk.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::patience::scaled;
+
+/// How long a server may take to start.
+const START: Duration = Duration::from_secs(10);
+/// How long wrk may take at most, seconds.
+const WRK_LIMIT: u64 = 900;
+
+/// Why this cannot run here.
+pub fn missing() -> Option<&'static str> {
+    for (program, flag) in [("nginx", "-v"), ("wrk", "-v")] {
+        let found = Command::new(program)
+            .arg(flag)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if found.is_err() {
+            return Some("needs nginx and wrk (Debian packages nginx and wrk)");
+        }
+    }
+    None
+}
+
+/// A command that runs in the cgroup at `path`, from its first instruction on.
+pub fn in_cgroup(path: &Path, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
+        .arg(path)
+        .arg(program);
+    command
+}
+
+/// A running nginx; dropping it ends it.
+#[derive(Debug)]
+pub struct Nginx {
+    child: Child,
+}
+
+impl Nginx {
+    /// Starts one in the cgroup at `cgroup`, with its files in `directory`, and waits until it
+    /// listens at all of `listen`. `locations` are those of its one server.
+    ///
+    /// # Errors
+    ///
+    /// It does not start.
+    pub fn start(
+        cgroup: &Path,
+        directory: &Path,
+        listen: &[SocketAddr],
+        locations: &str,
+    ) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        let configuration = directory.join("nginx.conf");
+        fs::write(&configuration, text(listen, locations))?;
+        let child = in_cgroup(cgroup, "nginx")
+            .arg("-p")
+            .arg(directory)
+            .arg("-c")
+            .arg(&configuration)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let nginx = Self { child };
+        let deadline = Instant::now() + scaled(START);
+        let written = || fs::read_to_string(directory.join("nginx.pid"));
+        while !written().is_ok_and(|pid| !pid.is_empty()) {
+            if Instant::now() > deadline {
+                let log = fs::read_to_string(directory.join("error.log"));
+                return Err(io::Error::other(log.unwrap_or_default()));
+            }
+            sleep(Duration::from_millis(5));
+        }
+        Ok(nginx)
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(self.child.id() as i32);
+        // It ends its workers with it; it may have ended already.
+        let _ = kill(pid, Signal::SIGTERM);
+        let _ = self.child.wait();
+    }
+}
+
+fn text(listen: &[SocketAddr], locations: &str) -> String {
+    let listen: String = listen
+        .iter()
+        .map(|address| format!("    listen {address};\n"))
+        .collect();
+    format!(
+        "daemon off;\nuser root;\nworker_processes 1;\npid nginx.pid;\nerror_log error.log;\n\
+         events {{ worker_connections 1024; }}\n\
+         http {{\n  access_log off;\n  keepalive_requests 100000000;\n  client_body_temp_path body;\n  \
+         proxy_temp_path proxy;\n  fastcgi_temp_path fastcgi;\n  uwsgi_temp_path uwsgi;\n  \
+         scgi_temp_path scgi;\n  client_max_body_size 0;\n  server {{\n{listen}{locations}\n  }}\n}}\n"
+    )
+}
+
+/// What wrk is asked for.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// What is called.
+    pub to: SocketAddr,
+    /// The path.
+    pub path: String,
+    /// Connections, each with a thread of its own.
+    pub connections: u64,
+    /// Requests on each of them.
+    pub requests: u64,
+}
+
+/// What wrk has seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Requests that were answered.
+    pub requests: u64,
+    /// Of those, answered with 400 or above.
+    pub errors: u64,
+    /// Connections that failed, and what could not be read.
+    pub failures: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Latencies that 50, 90 and 99 of 100 requests kept to.
+    pub quantiles: [Duration; 3],
+}
+
+impl Load {
+    /// Runs wrk in the cgroup at `cgroup` until every connection has had its requests answered,
+    /// and none is under way. Its files go to `directory`.
+    ///
+    /// # Errors
+    ///
+    /// It does not run, or what it says makes no sense.
+    pub fn run(&self, cgroup: &Path, directory: &Path) -> io::Result<Seen> {
+        let done = directory.join("done");
+        // What an earlier run has left.
+        let _ = fs::remove_dir_all(&done);
+        fs::create_dir_all(&done)?;
+        let script = directory.join("load.lua");
+        fs::write(&script, self.script(&done))?;
+        let connections = self.connections.to_string();
+        let mut child = in_cgroup(cgroup, "wrk")
+            .args(["-t", &connections, "-c", &connections])
+            .args(["-d", &format!("{WRK_LIMIT}s"), "--timeout", "60s", "-s"])
+            .arg(&script)
+            .arg(format!("http://{}{}", self.to, self.path))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let begun = Instant::now();
+        while count(&done) < self.connections && child.try_wait()?.is_none() {
+            if begun.elapsed() > Duration::from_secs(WRK_LIMIT) {
+                break;
+            }
+            sleep(Duration::from_millis(2));
+        }
+        let took = begun.elapsed();
+        // Its main thread sleeps until its time is over, or a signal.
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGINT);
+        let mut output = String::new();
+        if let Some(mut stdout) = child.stdout.take() {
+            stdout.read_to_string(&mut output)?;
+        }
+        child.wait()?;
+        read(&output, took).ok_or_else(|| io::Error::other(output))
+    }
+
+    fn script(&self, done: &Path) -> String {
+        format!(
+            "local number = 0\nfunction setup(thread)\n  number = number + 1\n  thread:set('id', number)\nend\n\
+             local left = {}\nfunction response(status)\n  left = left - 1\n  if left == 0 then\n    \
+             wrk.thread:stop()\n    io.open('{}/' .. id, 'w'):close()\n  end\nend\n\
+             function done(summary, latency, requests)\n  local e = summary.errors\n  \
+             io.write(string.format('seen %d %d %d %d %d %d\\n', summary.requests, e.status, \
+             e.connect + e.read + e.write + e.timeout, latency:percentile(50), latency:percentile(90), \
+             latency:percentile(99)))\nend\n",
+            self.requests,
+            done.display()
+        )
+    }
+}
+
+fn count(directory: &PathBuf) -> u64 {
+    fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
+}
+
+fn read(output: &str, took: Duration) -> Option<Seen> {
+    let line = output.lines().find_map(|line| line.strip_prefix("seen "))?;
+    let numbers: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
+    let [requests, errors, failures, p50, p90, p99] = numbers[..] else {
+        return None;
+    };
+    Some(Seen {
+        requests,
+        errors,
+        failures,
+        took,
+        quantiles: [p50, p90, p99].map(Duration::from_micros),
+    })
+}
+
+/// Says `request` at once on a new connection, and everything that comes back.
+///
+/// # Errors
+///
+/// The connection fails.
+pub fn ask(to: SocketAddr, request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(to)?;
+    stream.set_read_timeout(Some(scaled(Duration::from_secs(5))))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
