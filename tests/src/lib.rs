@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod authority;
 pub mod bench;
+pub mod browser;
 pub mod cgroup;
 pub mod demo;
 pub mod guest;
@@ -27,6 +28,7 @@ pub mod prometheus;
 pub mod sandbox;
 pub mod shop;
 pub mod soak;
+pub mod town;
 pub mod web;
 
 pub use agent::AgentProcess;
