@@ -161,7 +161,7 @@ function showLive() {
     setText(banner, age == null ? why : `${why} What is shown is ${age} s old, from ${clock(heard / 1000)}.`);
   }
   const over = state.graph?.window_seconds;
-  const live = over ? `live, over ${number(over)} s` : heard ? "live" : "connecting";
+  const live = over ? `live \u00b7 last ${Math.round(over)} s` : heard ? "live" : "connecting";
   setText(byId("live-text"), stale ? (heard ? `no answer for ${age} s` : "no answer") : state.paused ? "paused" : live);
 }
 

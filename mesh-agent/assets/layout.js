@@ -1,8 +1,10 @@
 // Where nodes and edges are: layers from left to right, so that calls point to the right. The same
 // nodes and edges always get the same places.
 
-export const NODE = {width: 196, height: 64};
-const GAP = {x: 232, y: 26, column: 36};
+export const NODE = {width: 184, height: 64};
+const GAP = {x: 228, y: 26, column: 36};
+/** With fewer nodes in every layer there is room for more space between them. */
+const FEW = 6;
 const THROUGH = 30;
 
 /** Layers by the longest way from whoever is not called; calls in circles are turned around. */
@@ -105,6 +107,7 @@ export function layout(nodes, edges) {
   const [links, ways] = chains(edges, layer, rows);
   arrange(rows, links);
 
+  const gap = Math.max(...rows.map((row) => row.length), 0) <= FEW ? GAP.y * 1.7 : GAP.y;
   const most = Math.max(10, Math.ceil(Math.sqrt(ids.length * 2.2)));
   const places = new Map();
   let x = 0;
@@ -120,17 +123,17 @@ export function layout(nodes, edges) {
       for (const id of column) {
         const size = id.startsWith("\u0000") ? THROUGH : NODE.height;
         places.set(id, {x, y: y + size / 2});
-        y += size + GAP.y;
+        y += size + gap;
       }
-      columns.push([column, y - GAP.y]);
-      height = Math.max(height, y - GAP.y);
+      columns.push([column, y - gap]);
+      height = Math.max(height, y - gap);
       x += NODE.width + (part === parts - 1 ? GAP.x : GAP.column);
     }
   }
   for (const [column, used] of columns) {
     for (const id of column) places.get(id).y += (height - used) / 2;
   }
-  straighten(columns.map(([column]) => column), links, places);
+  straighten(columns.map(([column]) => column), links, places, gap);
   let width = Math.max(0, x - GAP.x);
   for (const place of places.values()) height = Math.max(height, place.y + NODE.height / 2);
   ({width, height} = park(alone, places, width, height));
@@ -140,7 +143,7 @@ export function layout(nodes, edges) {
 }
 
 /** Moves nodes towards what they are linked with, as far as their neighbours leave room. */
-function straighten(columns, links, places) {
+function straighten(columns, links, places, gap) {
   const linked = new Map();
   for (const [from, to] of links) {
     for (const [one, other] of [[from, to], [to, from]]) {
@@ -157,8 +160,8 @@ function straighten(columns, links, places) {
         const wish = others.reduce((sum, other) => sum + places.get(other).y, 0) / others.length;
         const above = column[at - 1];
         const below = column[at + 1];
-        const low = above ? places.get(above).y + half(above) + GAP.y + half(id) : half(id);
-        const high = below ? places.get(below).y - half(below) - GAP.y - half(id) : Infinity;
+        const low = above ? places.get(above).y + half(above) + gap + half(id) : half(id);
+        const high = below ? places.get(below).y - half(below) - gap - half(id) : Infinity;
         if (low <= high) places.get(id).y = Math.min(high, Math.max(low, wish));
       });
     }

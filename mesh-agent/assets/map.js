@@ -9,6 +9,8 @@ const LOCK = "M3 6V4a3 3 0 0 1 6 0v2h1v7H2V6zm1.4 0h3.2V4a1.6 1.6 0 0 0-3.2 0z";
 const MOST_LABELS = 60;
 /** With more edges than this, nothing moves. */
 const MOST_MOVING = 60;
+/** Smallest scale at which text can be read without effort. */
+const LEGIBLE = 0.62;
 const RING = 2 * Math.PI * 15;
 
 export function kindOf(edge) {
@@ -28,6 +30,7 @@ function firstLine(edge) {
     return `\u2298 ${total} denied${now}`;
   }
   if (edge.rate == null) return `${number(edge.traffic.connections_opened_total)}${unit}`;
+  if (edge.error_share === 1) return `all fail \u00b7 ${number(edge.rate)}${unit}/s`;
   if (edge.rate === 0) {
     const open = edge.traffic.connections_open;
     return open > 0 ? `${open} open` : "idle";
@@ -67,7 +70,10 @@ export class ServiceMap {
   update(nodes, edges) {
     const shape = JSON.stringify([nodes.map((node) => node.id), edges.map((edge) => edge.id)]);
     const fresh = shape !== this.shape;
-    if (fresh) this.plan = layout(nodes, edges);
+    if (fresh) {
+      this.plan = layout(nodes, edges);
+      this.root.parentElement.style.setProperty("--rows", Math.round(this.plan.height + 90));
+    }
     this.shape = shape;
     this.data = {nodes, edges};
     const labelled = edges.length <= MOST_LABELS;
@@ -130,6 +136,7 @@ export class ServiceMap {
       tabindex: 0,
       role: "button",
       onclick: open,
+      onfocus: (event) => this.bringIntoView(event.currentTarget),
       onkeydown: (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();
@@ -163,11 +170,10 @@ export class ServiceMap {
     const place = this.plan.places.get(node.id);
     if (fresh) setAttr(part.group, "transform", `translate(${place.x} ${place.y})`);
     const special = !node.id.includes("/");
-    const second = node.secondarystat ? ` \u00b7 ${node.secondarystat.replace("p99 ", "")}` : "";
     const idle = /^0\.0 /.test(node.mainstat) || node.mainstat === "";
-    setText(part.title, shorten(node.title, 18));
-    setText(part.subtitle, shorten(node.subtitle, 23));
-    setText(part.stat, idle ? "idle" : shorten(node.mainstat + second, 23));
+    setText(part.title, shorten(node.title, 16));
+    setText(part.subtitle, shorten(node.subtitle, 20));
+    setText(part.stat, idle ? "idle" : shorten(node.mainstat, 20));
     setText(part.letter, special ? "\u2022" : node.title.slice(0, 1).toUpperCase());
     part.group.classList.toggle("special", special);
     part.group.classList.toggle("elsewhere", !special && !node.detail__local);
@@ -219,8 +225,8 @@ export class ServiceMap {
     setAttr(part.lock, "visibility", safe ? "inherit" : "hidden");
     part.group.classList.toggle("mixed", edge.security === "mixed");
     part.size = {
-      width: Math.max(lines[0].length * 6.1 + (safe ? 16 : 0), lines[1].length * 5.6) + 16,
-      height: lines[1] ? 34 : 20,
+      width: Math.max(lines[0].length * 6.7 + (safe ? 16 : 0), lines[1].length * 5.9) + 16,
+      height: lines[1] ? 36 : 21,
       inset: safe ? 16 : 0,
     };
   }
@@ -250,7 +256,7 @@ export class ServiceMap {
       setAttr(part.lock, "transform", "translate(7 3)");
       part.texts.forEach((text, at) => {
         setAttr(text, "x", at === 0 ? (width + inset) / 2 : width / 2);
-        setAttr(text, "y", 14 + at * 14);
+        setAttr(text, "y", 15 + at * 15);
       });
     }
   }
@@ -260,13 +266,15 @@ export class ServiceMap {
     if (!this.plan) return;
     const {width, height} = this.root.getBoundingClientRect();
     if (width === 0) return;
-    const room = 28;
-    const scale = Math.min((width - 2 * room) / Math.max(1, this.plan.width),
-      (height - 2 * room) / Math.max(1, this.plan.height), 1.25);
+    const room = 24;
+    const whole = Math.min((width - 2 * room) / Math.max(1, this.plan.width),
+      (height - 2 * room) / Math.max(1, this.plan.height), 1.2);
+    // A small map on a small screen is shown from its beginning rather than too small to read.
+    const scale = this.data.nodes.length <= 30 ? Math.max(whole, Math.min(LEGIBLE, 1.2)) : whole;
     this.view = {
       scale,
-      x: (width - this.plan.width * scale) / 2,
-      y: (height - this.plan.height * scale) / 2,
+      x: Math.max(room, (width - this.plan.width * scale) / 2),
+      y: Math.max(room, (height - this.plan.height * scale) / 2),
     };
     this.moved = false;
     this.look();
@@ -275,6 +283,17 @@ export class ServiceMap {
   look() {
     const {x, y, scale} = this.view;
     setAttr(this.world, "transform", `translate(${x.toFixed(1)} ${y.toFixed(1)}) scale(${scale.toFixed(4)})`);
+  }
+
+  /** Moves the map so that what has the focus can be seen. */
+  bringIntoView(element) {
+    if (!element.matches(":focus-visible")) return;
+    const all = this.root.getBoundingClientRect();
+    const box = element.getBoundingClientRect();
+    const move = (low, high, from, to) => (low < from ? from - low : high > to ? Math.max(to - high, from - low) : 0);
+    const dx = move(box.left - 12, box.right + 12, all.left, all.right);
+    const dy = move(box.top - 12, box.bottom + 12, all.top, all.bottom);
+    if (dx !== 0 || dy !== 0) this.pan(dx, dy);
   }
 
   zoom(factor, at) {

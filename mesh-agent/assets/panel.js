@@ -98,8 +98,8 @@ export function nodePanel(node, service, edges, flows, select) {
     versions(service?.versions ?? []),
     service && to.length > 0 ? numbers("Called", service.inbound) : "",
     service && from.length > 0 ? numbers("Calls", service.outbound) : "",
-    links("Callers", to, "source", select),
-    links("Calls", from, "target", select),
+    links("Called by", to, "source", select),
+    links("Calls to", from, "target", select),
     flowList(own),
   ];
 }

@@ -89,7 +89,7 @@ impl Browser {
         ];
         let wanted = json!({"capabilities": {"alwaysMatch": {
             "browserName": "chrome",
-            "goog:chromeOptions": {"binary": "/usr/bin/chromium", "args": options},
+            "goog:chromeOptions": {"args": options},
             "goog:loggingPrefs": {"browser": "ALL"},
         }}});
         let session = browser.command("POST", "/session", &wanted)?;
@@ -118,12 +118,13 @@ impl Browser {
         self.ask("POST", "/url", &json!({"url": url})).map(drop)
     }
 
-    /// Runs the body of a function in the page; what it returns.
+    /// Runs the body of an asynchronous function in the page; what it returns.
     ///
     /// # Errors
     ///
     /// It throws.
     pub fn run(&self, script: &str) -> io::Result<Value> {
+        let script = format!("return (async () => {{ {script} }})()");
         let body = json!({"script": script, "args": []});
         self.ask("POST", "/execute/sync", &body)
     }

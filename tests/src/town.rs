@@ -12,11 +12,12 @@ use crate::sandbox::Sandbox;
 
 /// Name of the policy's file.
 pub const FILE: &str = "20-town.toml";
-/// The line of [`FILE`] with the rule that keeps the intruder out.
-pub const DENY_LINE: u32 = 1;
 
+/// See [`CALLED`].
+type Called = (&'static str, &'static str, u8, &'static [Version]);
+type Version = (&'static str, u16);
 /// Services that are called: namespace, name, last byte of the VIP, and the port of each version.
-const CALLED: [(&str, &str, u8, &[(&str, u16)]); 6] = [
+const CALLED: [Called; 6] = [
     ("shop", "web", 20, &[("v1", 18090)]),
     ("shop", "checkout", 21, &[("v1", 18091)]),
     ("shop", "catalog", 22, &[("v3", 18092)]),
@@ -91,7 +92,7 @@ impl Town {
             );
         }
         for (namespace, name, byte, versions) in CALLED {
-            let endpoint = |(version, port): &(&str, u16)| {
+            let endpoint = |(version, port): &Version| {
                 format!("{{ address = \"127.0.0.1:{port}\", version = \"{version}\" }}")
             };
             let endpoints: Vec<_> = versions.iter().map(endpoint).collect();

@@ -166,7 +166,7 @@ fn what_is_clicked_is_told_about_and_what_is_asked_for_is_found() {
             .expect("Enter");
         sees(
             &browser,
-            &format!("{panel}.includes('10.96.0.10') && {panel}.includes('Callers')"),
+            &format!("{panel}.includes('10.96.0.10') && {panel}.includes('Called by')"),
         );
 
         let rows =
@@ -300,6 +300,10 @@ fn the_page_of_a_town_by_day_and_by_night() {
         let night = value(&browser, background);
         assert_ne!(day, night);
         browser.picture("dark").expect("a picture");
+        browser.resize(1440, 1500).expect("a size");
+        sleep(Duration::from_secs(1));
+        browser.picture("long").expect("a picture");
+        browser.resize(1440, 1000).expect("a size");
         // The button is stronger than the system.
         browser.click("#theme").expect("a click");
         assert_eq!(value(&browser, background), day);
@@ -324,10 +328,47 @@ fn the_page_of_a_town_by_day_and_by_night() {
         );
         browser.picture("phone").expect("a picture");
         browser
-            .click(".node[aria-label^=\"shop/payments\"]")
+            .click(".node[aria-label^=\"edge/gateway\"]")
             .expect("a click");
         sleep(Duration::from_secs(1));
         browser.picture("phone-panel").expect("a picture");
         assert_eq!(browser.complaints().expect("a log"), [""; 0]);
+    });
+}
+
+#[test]
+fn a_map_of_many_services_is_drawn_in_layers() {
+    run("many", |sandbox| {
+        let _shop = Shop::open(sandbox).expect("a shop");
+        let _agent = AgentProcess::start(sandbox).expect("the agent starts");
+        let browser = open(sandbox, 1280, 900);
+        let script = r##"
+            const {ServiceMap} = await import("/page/map.js");
+            const root = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+            root.id = "many";
+            document.querySelector("#map").replaceWith(root);
+            const traffic = {connections_open: 0, denied_total: 0, connections_opened_total: 0};
+            const nodes = Array.from({length: 200}, (_, at) => ({id: `n/${at}`, title: `${at}`, subtitle: "n",
+                mainstat: "1.0 conn/s", secondarystat: "", arc__allowed: 1, arc__denied: 0, arc__failed: 0, detail__local: true}));
+            const edges = Array.from({length: 500}, (_, at) => {
+                const [source, target] = [at % 200, (at * 7 + 13) % 200];
+                return {id: `e${at}`, source: `n/${source}`, target: `n/${target}`, security: "none", denied: false,
+                    rate_of: "connect", rate: 1, error_share: 0, p99_seconds: 0.1, denied_per_second: 0, versions: [], traffic};
+            });
+            const map = new ServiceMap(root, () => {});
+            const started = performance.now();
+            map.update(nodes, edges);
+            const first = performance.now() - started;
+            const before = root.innerHTML;
+            map.update(nodes.map((node) => ({...node})), edges.map((edge) => ({...edge})));
+            const second = performance.now() - started - first;
+            const places = [...root.querySelectorAll(".node")].map((node) => node.getAttribute("transform"));
+            return {same: before === root.innerHTML, nodes: new Set(places).size, edges: root.querySelectorAll(".edge .line[d]").length, first, second};
+        "##;
+        let drawn = browser.run(script).expect("it is drawn");
+        assert_eq!(drawn["nodes"], 200, "{drawn}");
+        assert_eq!(drawn["edges"], 500, "{drawn}");
+        assert_eq!(drawn["same"], true, "{drawn}");
+        browser.picture("many").expect("a picture");
     });
 }

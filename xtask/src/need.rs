@@ -23,18 +23,20 @@ pub(crate) enum Need {
     LoadTools,
     Tcpdump,
     Openssl,
+    Chromium,
 }
 
 impl Need {
     pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
     /// The demo and the benchmarks, which make network namespaces.
     pub(crate) const RUN: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Ip];
-    pub(crate) const TEST: [Self; 5] = [
+    pub(crate) const TEST: [Self; 6] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
         Self::Openssl,
+        Self::Chromium,
     ];
     /// The guests of `cargo xtask vm`.
     pub(crate) const VM: [Self; 6] = [
@@ -58,12 +60,13 @@ impl Need {
     /// What `demo --two-hosts` looks at the wire with.
     pub(crate) const TWO_HOSTS: [Self; 1] = [Self::Tcpdump];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
         Self::Openssl,
+        Self::Chromium,
         Self::Qemu,
         Self::Cpio,
         Self::Kmod,
@@ -92,6 +95,7 @@ impl Need {
             Self::LoadTools => "wrk and iperf3",
             Self::Tcpdump => "tcpdump",
             Self::Openssl => "openssl",
+            Self::Chromium => "chromium and chromedriver",
         }
     }
 
@@ -115,6 +119,7 @@ impl Need {
             Self::LoadTools => "put load on what `bench tunnel` measures",
             Self::Tcpdump => "shows what crosses the wire in `demo --two-hosts`",
             Self::Openssl => "is another TLS implementation for the tests to meet",
+            Self::Chromium => "looks at the page in the tests",
         }
     }
 
@@ -145,6 +150,7 @@ impl Need {
             Self::LoadTools => host::finds("wrk") && host::finds("iperf3"),
             Self::Tcpdump => host::finds("tcpdump"),
             Self::Openssl => host::finds("openssl"),
+            Self::Chromium => host::finds("chromium") && host::finds("chromedriver"),
         }
     }
 
@@ -165,6 +171,8 @@ impl Need {
             Self::LoadTools => &["wrk", "iperf3"],
             Self::Tcpdump => &["tcpdump"],
             Self::Openssl => &["openssl"],
+            // The fonts that text needs to have a width.
+            Self::Chromium => &["chromium", "chromium-driver", "fonts-dejavu-core"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
         }
     }
@@ -206,6 +214,7 @@ impl Need {
             ),
             (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
             (Self::Openssl, false) => Some("# put openssl on PATH"),
+            (Self::Chromium, false) => Some("# put chromium and its chromedriver on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,

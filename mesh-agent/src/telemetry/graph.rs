@@ -39,7 +39,7 @@ pub struct Node {
     pub title: String,
     /// Its namespace, or what it is.
     pub subtitle: String,
-    /// How much it is called for.
+    /// How often it is called, or calls if it never is.
     pub mainstat: String,
     /// How long that takes.
     pub secondarystat: String,
@@ -86,7 +86,8 @@ pub struct Edge {
     pub denied: bool,
     /// Of what `rate`, `error_share` and `p99_seconds` are.
     pub rate_of: LatencyOf,
-    /// Requests a second, or connections where no requests are measured; `None` while unknown.
+    /// Requests a second, or attempts to connect where no requests are measured; `None` while
+    /// unknown. What was denied is no part of it.
     pub rate: Option<f64>,
     /// Share of them that failed, 0 to 1.
     pub error_share: f64,
@@ -134,7 +135,7 @@ fn nodes(scene: &Scene<'_>, ends: BTreeMap<&str, Ends>) -> Vec<Node> {
             id: name.into(),
             title: title.into(),
             subtitle: subtitle.into(),
-            mainstat: main_stat(&view, called),
+            mainstat: main_stat(&view),
             secondarystat: p99(&view),
             arc_allowed: allowed,
             arc_denied: denied,
@@ -181,10 +182,6 @@ fn arcs(recent: &Traffic) -> (f64, f64, f64) {
 fn edge(scene: &Scene<'_>, pair: &Pair, counted: &Counted) -> Edge {
     let Counted { total, recent } = counted;
     let view = TrafficView::new(counted, scene.measured.over);
-    let rate = match view.latency.of {
-        LatencyOf::Request => view.rates.requests_per_second,
-        LatencyOf::Connect => view.rates.connections_per_second,
-    };
     let share = error_share(recent).unwrap_or_default();
     let errors = (share > 0.0).then(|| format!("{:.1} % errors", share * 100.0));
     let latency = Some(p99(&view)).filter(|text| !text.is_empty());
@@ -193,12 +190,12 @@ fn edge(scene: &Scene<'_>, pair: &Pair, counted: &Counted) -> Edge {
         id: format!("{} -> {}", pair.source, pair.destination),
         source: pair.source.to_string(),
         target: pair.destination.to_string(),
-        mainstat: main_stat(&view, true),
+        mainstat: main_stat(&view),
         secondarystat: second.join(", "),
         security: security(total, recent).into(),
         denied: recent.denied > 0 || total.denied > 0 && total.opened + total.failed == 0,
         rate_of: view.latency.of,
-        rate,
+        rate: view.calls_per_second(),
         error_share: share,
         p99_seconds: view.latency.p99_seconds,
         denied_per_second: view.rates.denied_per_second,
@@ -217,19 +214,15 @@ fn security(total: &Traffic, recent: &Traffic) -> &'static str {
     }
 }
 
-fn main_stat(view: &TrafficView, called: bool) -> String {
-    let rates = &view.rates;
-    let (rate, unit) = match view.latency.of {
-        LatencyOf::Request => (rates.requests_per_second, "req/s"),
-        LatencyOf::Connect => (rates.connections_per_second, "conn/s"),
+fn main_stat(view: &TrafficView) -> String {
+    let unit = match view.latency.of {
+        LatencyOf::Request => "req/s",
+        LatencyOf::Connect => "conn/s",
     };
-    let Some(rate) = rate else {
-        return String::new();
-    };
-    let made = if called { "" } else { " made" };
-    match (rate, rates.denied_per_second) {
-        (0.0, Some(denied)) if denied > 0.0 => format!("{denied:.1} denied/s"),
-        _ => format!("{rate:.1} {unit}{made}"),
+    match (view.calls_per_second(), view.rates.denied_per_second) {
+        (None, _) => String::new(),
+        (Some(0.0), Some(denied)) if denied > 0.0 => format!("{denied:.1} denied/s"),
+        (Some(rate), _) => format!("{rate:.1} {unit}"),
     }
 }
 

@@ -86,6 +86,9 @@ pub struct RatesView {
     pub sent_bytes_per_second: Option<f64>,
     /// Bytes to the caller.
     pub received_bytes_per_second: Option<f64>,
+    /// Requests that failed, or connections that were never established where no requests are
+    /// measured.
+    pub errors_per_second: Option<f64>,
     /// Calls that were denied.
     pub denied_per_second: Option<f64>,
     /// Share of requests that went well, 0 to 1, or of connections where no requests are measured;
@@ -136,6 +139,22 @@ impl TrafficView {
     }
 }
 
+impl TrafficView {
+    /// Requests a second, or attempts to connect where no requests are measured.
+    pub(super) fn calls_per_second(&self) -> Option<f64> {
+        let RatesView {
+            connections_per_second,
+            requests_per_second,
+            errors_per_second,
+            ..
+        } = self.rates;
+        match self.latency.of {
+            LatencyOf::Request => requests_per_second,
+            LatencyOf::Connect => Some(connections_per_second? + errors_per_second?),
+        }
+    }
+}
+
 impl RatesView {
     fn new(recent: &Traffic, over: Duration) -> Self {
         let rate = |count: u64| count as f64 / over.as_secs_f64();
@@ -145,6 +164,9 @@ impl RatesView {
             requests_per_second: requests.map(|requests| rate(requests.total)),
             sent_bytes_per_second: Some(rate(recent.sent_bytes)),
             received_bytes_per_second: Some(rate(recent.received_bytes)),
+            errors_per_second: Some(rate(
+                requests.map_or(recent.failed, |requests| requests.errors),
+            )),
             denied_per_second: Some(rate(recent.denied)),
             success_ratio: error_share(recent).map(|share| 1.0 - share),
         }
