@@ -16,6 +16,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod dataplane;
+pub mod http;
 pub mod identity;
 pub mod policy;
 pub mod telemetry;

@@ -16,6 +16,7 @@ mod code;
 mod destination;
 mod flow;
 pub mod http;
+pub mod http2;
 mod identity;
 mod policy;
 mod record;

@@ -59,6 +59,14 @@ codes! {
         Busy = 12 => "busy",
         /// There was no room to keep track of the connection.
         NoStorage = 13 => "no-storage",
+        /// HTTP/2 that breaks the rules of HTTP/2.
+        Malformed = 14 => "malformed",
+        /// A header block of HTTP/2 is longer than is looked at.
+        Head = 15 => "head",
+        /// The peers remember more header fields than are remembered here.
+        HeaderTable = 16 => "header-table",
+        /// What the kernel had to tell of the connection was lost on the way to the agent.
+        Lost = 17 => "lost",
     }
 }
 
