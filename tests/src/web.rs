@@ -1,14 +1,16 @@
 //! A real web server and a real client of it: nginx and wrk.
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use crate::patience::scaled;
@@ -43,6 +45,18 @@ pub fn in_cgroup(path: &Path, program: &str) -> Command {
     command
 }
 
+/// Runs `start` without blocked signals, which what it starts would inherit.
+fn open_to_signals<T: Send>(start: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    let started = thread::scope(|scope| {
+        let unblocked = || {
+            SigSet::empty().thread_set_mask()?;
+            start()
+        };
+        scope.spawn(unblocked).join()
+    });
+    started.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
 /// A running nginx; dropping it ends it.
 #[derive(Debug)]
 pub struct Nginx {
@@ -51,7 +65,7 @@ pub struct Nginx {
 
 impl Nginx {
     /// Starts one in the cgroup at `cgroup`, with its files in `directory`, and waits until it
-    /// listens at all of `listen`. `locations` are those of its one server.
+    /// listens at all of `listen`, which are addresses with what else its `listen` takes. `locations` are those of its one server.
     ///
     /// # Errors
     ///
@@ -59,7 +73,7 @@ impl Nginx {
     pub fn start(
         cgroup: &Path,
         directory: &Path,
-        listen: &[SocketAddr],
+        listen: &[impl Display],
         locations: &str,
     ) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
@@ -96,7 +110,7 @@ impl Drop for Nginx {
     }
 }
 
-fn text(listen: &[SocketAddr], locations: &str) -> String {
+fn text(listen: &[impl Display], locations: &str) -> String {
     let listen: String = listen
         .iter()
         .map(|address| format!("    listen {address};\n"))
@@ -121,6 +135,8 @@ pub struct Load {
     pub connections: u64,
     /// Requests on each of them.
     pub requests: u64,
+    /// One of so many on each connection is for `/fail`; 0 for none.
+    pub fail_every: u64,
 }
 
 /// What wrk has seen.
@@ -132,6 +148,10 @@ pub struct Seen {
     pub errors: u64,
     /// Connections that failed, and what could not be read.
     pub failures: u64,
+    /// Bytes of all requests.
+    pub sent_bytes: u64,
+    /// Bytes of all answers.
+    pub received_bytes: u64,
     /// How long it took.
     pub took: Duration,
     /// Latencies that 50, 90 and 99 of 100 requests kept to.
@@ -153,14 +173,14 @@ impl Load {
         let script = directory.join("load.lua");
         fs::write(&script, self.script(&done))?;
         let connections = self.connections.to_string();
-        let mut child = in_cgroup(cgroup, "wrk")
-            .args(["-t", &connections, "-c", &connections])
+        let mut wrk = in_cgroup(cgroup, "wrk");
+        wrk.args(["-t", &connections, "-c", &connections])
             .args(["-d", &format!("{WRK_LIMIT}s"), "--timeout", "60s", "-s"])
             .arg(&script)
             .arg(format!("http://{}{}", self.to, self.path))
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+            .stderr(Stdio::null());
+        let mut child = open_to_signals(|| wrk.spawn())?;
         let begun = Instant::now();
         while count(&done) < self.connections && child.try_wait()?.is_none() {
             if begun.elapsed() > Duration::from_secs(WRK_LIMIT) {
@@ -180,16 +200,48 @@ impl Load {
     }
 
     fn script(&self, done: &Path) -> String {
+        let Self {
+            path,
+            requests,
+            fail_every,
+            ..
+        } = self;
+        let done = done.display();
         format!(
-            "local number = 0\nfunction setup(thread)\n  number = number + 1\n  thread:set('id', number)\nend\n\
-             local left = {}\nfunction response(status)\n  left = left - 1\n  if left == 0 then\n    \
-             wrk.thread:stop()\n    io.open('{}/' .. id, 'w'):close()\n  end\nend\n\
-             function done(summary, latency, requests)\n  local e = summary.errors\n  \
-             io.write(string.format('seen %d %d %d %d %d %d\\n', summary.requests, e.status, \
-             e.connect + e.read + e.write + e.timeout, latency:percentile(50), latency:percentile(90), \
-             latency:percentile(99)))\nend\n",
-            self.requests,
-            done.display()
+            "local number, all = 0, {{}}
+function setup(thread)
+  number = number + 1
+  thread:set('id', number)
+  all[number] = thread
+end
+function init(args)
+  good, bad = wrk.format('GET', '{path}'), wrk.format('GET', '/fail')
+  sent, asked = 0, 0
+end
+function request()
+  asked = asked + 1
+  local is_bad = {fail_every} > 0 and asked % {fail_every} == 0
+  local text = is_bad and bad or good
+  sent = sent + #text
+  return text
+end
+local left = {requests}
+function response(status)
+  left = left - 1
+  if left == 0 then
+    wrk.thread:stop()
+    io.open('{done}/' .. id, 'w'):close()
+  end
+end
+function done(summary, latency, requests)
+  -- One request was made only to be looked at.
+  local e, bytes = summary.errors, -#all[1]:get('good')
+  for _, thread in ipairs(all) do bytes = bytes + thread:get('sent') end
+  io.write(string.format('seen %d %d %d %d %d %d %d %d\\n', summary.requests, e.status,
+    e.connect + e.read + e.write + e.timeout, bytes, summary.bytes,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99)))
+end
+"
         )
     }
 }
@@ -201,13 +253,25 @@ fn count(directory: &PathBuf) -> u64 {
 fn read(output: &str, took: Duration) -> Option<Seen> {
     let line = output.lines().find_map(|line| line.strip_prefix("seen "))?;
     let numbers: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let [requests, errors, failures, p50, p90, p99] = numbers[..] else {
+    let [
+        requests,
+        errors,
+        failures,
+        sent_bytes,
+        received_bytes,
+        p50,
+        p90,
+        p99,
+    ] = numbers[..]
+    else {
         return None;
     };
     Some(Seen {
         requests,
         errors,
         failures,
+        sent_bytes,
+        received_bytes,
         took,
         quantiles: [p50, p90, p99].map(Duration::from_micros),
     })

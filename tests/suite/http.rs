@@ -106,6 +106,7 @@ fn every_request_of_a_load_is_counted() {
             path: "/".into(),
             connections: 4,
             requests: 25_000,
+            fail_every: 0,
         };
         let seen = load.run(&checkout, &sandbox.path("wrk")).expect("wrk");
         assert_eq!((seen.requests, seen.errors, seen.failures), (100_000, 0, 0));

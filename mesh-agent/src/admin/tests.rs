@@ -140,7 +140,8 @@ impl Site {
     /// Sends a head over TCP and reads to the end.
     fn ask(&self, request: &str, headers: &str) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.address).expect("connect");
-        let head = format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        let head =
+            format!("{request} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
         stream.write_all(head.as_bytes()).expect("write");
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).expect("read");

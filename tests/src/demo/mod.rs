@@ -9,6 +9,7 @@ mod hints;
 mod hosts;
 mod serve;
 mod stage;
+mod web;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -51,13 +52,24 @@ struct Options {
     /// Two hosts with an agent each, where v2 of payments is on the other one.
     #[arg(long, conflicts_with_all = ["keep", "ports"])]
     two_hosts: bool,
-    /// How many requests checkout sends, each over a connection of its own.
-    #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u64).range(1..=20_000))]
-    requests: u64,
+    /// nginx as payments and wrk as checkout: a million requests on a hundred connections, and what
+    /// the mesh has counted of them held against what wrk has.
+    #[arg(long, conflicts_with_all = ["two_hosts", "ports"])]
+    web: bool,
+    /// How many requests checkout sends: 1000, each over a connection of its own, or with --web
+    /// 1000000.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    requests: Option<u64>,
     /// Where payments v1 and v2 listen on 127.0.0.1.
     #[arg(long, value_name = "V1,V2", default_value = "8081,8082", value_parser = ports)]
     ports: [u16; 2],
+}
+
+impl Options {
+    fn requests(&self) -> u64 {
+        self.requests
+            .unwrap_or(if self.web { 1_000_000 } else { 1000 })
+    }
 }
 
 fn ports(text: &str) -> Result<[u16; 2], String> {
@@ -108,7 +120,9 @@ fn show(options: &Options) -> Result<bool> {
     }
     let interrupt = Interrupt::catch()?;
     let as_expected = if options.two_hosts {
-        hosts::perform(options.requests)
+        hosts::perform(options.requests())
+    } else if options.web {
+        web::perform(options, &interrupt)
     } else {
         perform(options, &interrupt)
     };
@@ -121,14 +135,14 @@ fn show(options: &Options) -> Result<bool> {
 fn perform(options: &Options, interrupt: &Interrupt) -> Result<bool> {
     let stage = Stage::set_up(options)?;
     print!("{stage}");
-    let paying = stage.call("checkout", VIP, options.requests)?;
+    let paying = stage.call("checkout", VIP, options.requests())?;
     let packets = stage.loopback_packets()?;
     let intruding = stage.call("intruder", VIP, INTRUSIONS)?;
     let around = stage.call("intruder", &stage.endpoint(0).to_string(), INTRUSIONS)?;
     let findings = Findings::collect(
         &stage,
         Traffic {
-            requests: options.requests,
+            requests: options.requests(),
             paying,
             intruding,
             around,
