@@ -2,11 +2,15 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use mesh_common::{DenialRecord, Hook, Reason, Verdict};
+use mesh_common::{DenialRecord, FlowRecord, Hook, Reason, Verdict};
 use mesh_fuzz::denials::{CAPACITY, DenialView, Recent};
 use mesh_fuzz::words;
 
 fuzz_target!(|bytes: &[u8]| {
+    for chunk in bytes.chunks(size_of::<FlowRecord>()) {
+        let record = FlowRecord::from_bytes(chunk);
+        assert_eq!(record.is_some(), chunk.len() == size_of::<FlowRecord>());
+    }
     let mut recent = Recent::default();
     for chunk in bytes.chunks(size_of::<DenialRecord>()) {
         let record = DenialRecord::from_bytes(chunk);

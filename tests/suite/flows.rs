@@ -579,6 +579,54 @@ fn flows_of_ipv6_are_told_as_well() {
 }
 
 #[test]
+fn what_would_be_denied_and_datagrams_are_told_too() {
+    host::run("flows-would", |sandbox| {
+        let mut shop = Shop::open(sandbox).expect("a shop");
+        let udp = r#"
+[[service]]
+name = "time"
+namespace = "shop"
+vip = "10.96.0.13"
+ports = [{ name = "ntp", listen = 123, protocol = "udp" }]
+endpoints = [{ address = "127.0.0.1:8123", version = "v1" }]
+[[deny]]
+name = "no-time"
+from = ["dev/intruder"]
+to = ["shop/time"]
+"#;
+        let policy = format!("[mesh]\ndefault = \"allow\"\n{POLICY}{udp}");
+        sandbox.write_policy(FILE, &policy).expect("written");
+        let _agent = start(sandbox);
+        let outcome = shop.intruder.dial_once(to_vip()).expect("an outcome");
+        assert_eq!(outcome.answered(), "v1");
+        let found = wait_for(sandbox, "event=would-deny", 1);
+        let expected = json!({
+            "source_service": "dev/intruder", "verdict": "would-deny", "rule": "default",
+            "file": FILE, "line": 2, "response_flags": "-", "hook": "connect4",
+        });
+        says(&found[0], &expected);
+        // The flow itself remembers it as well.
+        let close = wait_for(sandbox, "event=close", 1);
+        says(
+            &close[0],
+            &json!({"verdict": "would-deny", "rule": "default", "line": 2}),
+        );
+        let datagram = Dial::udp(([10, 96, 0, 13], 123).into());
+        let outcome = shop.intruder.dial_once(datagram).expect("an outcome");
+        assert_eq!(outcome.errno(), Some("EPERM"));
+        let denied = wait_for(sandbox, "event=denied", 1);
+        says(
+            &denied[0],
+            &json!({
+                "protocol": "udp", "rule": "no-time", "dialled": "10.96.0.13:123",
+                "destination_service": "shop/time", "response_flags": "DENY",
+            }),
+        );
+        assert!(denied[0]["line"].as_u64() > Some(2), "{:#}", denied[0]);
+    });
+}
+
+#[test]
 fn the_command_filters_and_says_what_it_does_not_show() {
     host::run("flows-command", |sandbox| {
         let mut shop = Shop::open(sandbox).expect("a shop");

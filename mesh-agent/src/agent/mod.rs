@@ -480,7 +480,10 @@ impl Agent {
 
     /// Tells the kernel side whether openings of flows are wanted.
     fn follow_flows(&self) {
-        let wanted = self.flows.opens_are_wanted();
+        self.want_openings(self.flows.opens_are_wanted());
+    }
+
+    fn want_openings(&self, wanted: bool) {
         if let Err(error) = lock(&self.dataplane).follow_flows(wanted) {
             tracing::error!(%error, "cannot ask for records of openings");
         }

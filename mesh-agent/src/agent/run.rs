@@ -74,6 +74,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
         NotifyState::ExtendTimeoutUsec(time_to_stop(drain)),
     ]);
     agent.stop_tunnel();
+    agent.want_openings(false);
     drop((running, threads));
     tracing::info!("stopped; the policy stays in force (mesh-agent unload ends it)");
     Ok(())
@@ -86,6 +87,7 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
 /// As at the start of [`run`].
 pub fn load(config: AgentConfig) -> Result<(), StartError> {
     let (agent, threads) = Agent::start(config)?;
+    agent.want_openings(false);
     drop((threads, agent));
     tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
     Ok(())

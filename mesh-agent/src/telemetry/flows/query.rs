@@ -194,6 +194,7 @@ fn one_of<'k>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_query_survives_the_way_through_a_url() {
@@ -211,6 +212,18 @@ mod tests {
         };
         assert_eq!(FlowQuery::parse(&query.to_query_string()), Ok(query));
         assert_eq!(FlowQuery::parse(""), Ok(FlowQuery::default()));
+    }
+
+    proptest! {
+        /// Whatever anybody on the host sends: an answer or a sentence, and what is understood is
+        /// understood again.
+        #[test]
+        fn any_text_is_a_query_or_refused(text in "[a-z=&%0-9+.é-]{0,60}|(last|after|since|rule)=\\PC{0,20}") {
+            match FlowQuery::parse(&text) {
+                Ok(query) => prop_assert_eq!(FlowQuery::parse(&query.to_query_string()), Ok(query)),
+                Err(error) => prop_assert!(!error.to_string().is_empty()),
+            }
+        }
     }
 
     #[test]
