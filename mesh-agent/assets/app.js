@@ -1,6 +1,6 @@
 // Asks the agent, keeps what it said, shows it.
 
-import {byId, el, setOptions, setText} from "./dom.js";
+import {byId, el, morphChildren, setOptions, setText} from "./dom.js";
 import {bytes, clock, none, number, percent, rate} from "./format.js";
 import {ServiceMap} from "./map.js";
 import {edgePanel, nodePanel} from "./panel.js";
@@ -209,13 +209,9 @@ function showPanel() {
   const flows = [...state.denials, ...state.flows.filter((flow) => flow.verdict === "allowed")]
     .sort((a, b) => b.seq - a.seq);
   const parts = chosen.kind === "node"
-    ? nodePanel(item, state.services.get(item.id), graph.edges, flows, select)
-    : edgePanel(item, identities, flows, select);
-  const focused = [...panel.querySelectorAll("button")].indexOf(document.activeElement);
-  const top = panel.scrollTop;
-  panel.replaceChildren(...parts.filter(Boolean));
-  panel.scrollTop = top;
-  if (focused >= 0) panel.querySelectorAll("button")[focused]?.focus();
+    ? nodePanel(item, state.services.get(item.id), graph.edges, flows)
+    : edgePanel(item, identities, flows);
+  morphChildren(panel, parts.filter(Boolean));
 }
 
 function showTables() {
@@ -308,6 +304,10 @@ function begin() {
     byId("token").value = "";
     store(sessionStorage, "mesh-token", state.token);
     tick();
+  });
+  byId("panel").addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) select(button.dataset.kind ? {...button.dataset} : null);
   });
   byId("zoom-in").addEventListener("click", () => map.zoom(1.25));
   byId("zoom-out").addEventListener("click", () => map.zoom(0.8));

@@ -44,3 +44,27 @@ export function setOptions(select, values) {
   select.replaceChildren(select.options[0], ...values.map((value) => el("option", {value}, value)));
   if (values.includes(chosen)) select.value = chosen;
 }
+
+/** Makes an element like another, changing no more than differs: what has the focus, is selected or is about to be clicked stays. */
+export function morph(old, fresh) {
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
+    old.replaceWith(fresh);
+  } else if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+  } else {
+    // Styles are set as properties: as an attribute they would be refused by the security policy.
+    if (old.style.cssText !== fresh.style.cssText) old.style.cssText = fresh.style.cssText;
+    const names = (element) => element.getAttributeNames().filter((name) => name !== "style");
+    for (const name of names(fresh)) setAttr(old, name, fresh.getAttribute(name));
+    for (const name of names(old)) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    morphChildren(old, [...fresh.childNodes]);
+  }
+}
+
+export function morphChildren(parent, fresh) {
+  fresh.forEach((child, at) => {
+    if (at < parent.childNodes.length) morph(parent.childNodes[at], child);
+    else parent.append(child);
+  });
+  while (parent.childNodes.length > fresh.length) parent.lastChild.remove();
+}

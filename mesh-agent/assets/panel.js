@@ -59,10 +59,14 @@ function numbers(title, traffic) {
     el("p", {class: "faint"}, `Latency: ${of}. In all: ${totals.join("; ")}.`));
 }
 
-function links(title, edges, end, select) {
+/** A button whose click is heard by the panel: rows are changed in place, listeners would not be. */
+function link(kind, id, text) {
+  return el("button", {type: "button", class: "link", "data-kind": kind, "data-id": id}, text);
+}
+
+function links(title, edges, end) {
   if (edges.length === 0) return "";
-  const item = (edge) => el("li", {}, el("button", {type: "button", class: "link", onclick: () => select({kind: "edge", id: edge.id})},
-    edge[end]), el("span", {class: "faint"}, edge.mainstat || none));
+  const item = (edge) => el("li", {}, link("edge", edge.id, edge[end]), el("span", {class: "faint"}, edge.mainstat || none));
   const list = edges.slice(0, 12).map(item);
   if (edges.length > 12) list.push(el("li", {class: "faint"}, `and ${edges.length - 12} more`));
   return block(title, el("ul", {class: "links"}, ...list));
@@ -81,36 +85,36 @@ function flowList(flows) {
   return block("Recent flows", el("ul", {class: "flows"}, ...flows.slice(0, 8).map(item)));
 }
 
-function head(title, subtitle, close) {
+function head(title, subtitle) {
   return el("div", {class: "panel-head"}, el("div", {}, el("h3", {}, title), el("span", {class: "faint"}, subtitle)),
-    el("button", {type: "button", class: "close", "aria-label": "Close details", onclick: close}, "\u00d7"));
+    el("button", {type: "button", class: "close", "aria-label": "Close details"}, "\u00d7"));
 }
 
 /** Of a service. */
-export function nodePanel(node, service, edges, flows, select) {
+export function nodePanel(node, service, edges, flows) {
   const own = flows.filter((flow) => flow.source_service === node.id || flow.destination_service === node.id);
   const to = edges.filter((edge) => edge.target === node.id);
   const from = edges.filter((edge) => edge.source === node.id);
   const place = node.id.includes("/") ? (node.detail__local ? "on this node" : "on other nodes") : null;
   return [
-    head(node.title, node.subtitle, () => select(null)),
+    head(node.title, node.subtitle),
     facts([["Identity", node.detail__identity], ["Address", node.detail__vip], ["Where", place]]),
     versions(service?.versions ?? []),
     service && to.length > 0 ? numbers("Called", service.inbound) : "",
     service && from.length > 0 ? numbers("Calls", service.outbound) : "",
-    links("Called by", to, "source", select),
-    links("Calls to", from, "target", select),
+    links("Called by", to, "source"),
+    links("Calls to", from, "target"),
     flowList(own),
   ];
 }
 
 /** Of the calls of one to another. */
-export function edgePanel(edge, identities, flows, select) {
+export function edgePanel(edge, identities, flows) {
   const own = flows.filter((flow) => flow.source_service === edge.source && (flow.destination_service === edge.target ||
     (edge.target === "outside" && flow.destination_service === "-")));
-  const end = (id) => el("button", {type: "button", class: "link", onclick: () => select({kind: "node", id})}, id);
+  const end = (id) => link("node", id, id);
   return [
-    head(`${edge.source} \u2192 ${edge.target}`, edge.denied ? "calls were denied" : "calls", () => select(null)),
+    head(`${edge.source} \u2192 ${edge.target}`, edge.denied ? "calls were denied" : "calls"),
     facts([
       ["From", end(edge.source)], ["Identity", identities.get(edge.source)],
       ["To", end(edge.target)], ["Identity", identities.get(edge.target)],

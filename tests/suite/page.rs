@@ -1,7 +1,8 @@
 //! The page, in a browser, beside real traffic.
 
 use std::fs;
-use std::process::Command;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -218,6 +219,7 @@ fn a_name_is_never_more_than_text() {
             ])
             .arg(cgroup)
             .arg(&program)
+            .stderr(Stdio::null())
             .status()
             .expect("it runs");
         assert!(!status.success(), "it is denied");
@@ -370,5 +372,43 @@ fn a_map_of_many_services_is_drawn_in_layers() {
         assert_eq!(drawn["edges"], 500, "{drawn}");
         assert_eq!(drawn["same"], true, "{drawn}");
         browser.picture("many").expect("a picture");
+    });
+}
+
+#[test]
+fn the_page_asks_for_the_token_where_there_is_one() {
+    run("token", |sandbox| {
+        let mut shop = Shop::open(sandbox).expect("a shop");
+        let token = "0123456789abcdef".repeat(4);
+        let file = sandbox.path("token");
+        fs::write(&file, &token).expect("written");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("a mode");
+        let mut settings = fs::read_to_string(sandbox.agent_toml()).expect("settings");
+        settings += &format!("token_file = \"{}\"\n", file.display());
+        fs::write(sandbox.agent_toml(), settings).expect("written");
+        let _agent = AgentProcess::start(sandbox).expect("the agent starts");
+        shop.is_guarded();
+        let browser = open(sandbox, 1280, 900);
+        sees(&browser, "!document.querySelector('#token-form').hidden");
+        browser.keys("#token", "not-the-token").expect("keys");
+        browser.click("#token-form button").expect("a click");
+        sleep(Duration::from_secs(2));
+        let nodes = "document.querySelectorAll('.node').length";
+        assert_eq!(value(&browser, nodes), "0");
+        browser.keys("#token", &token).expect("keys");
+        browser.click("#token-form button").expect("a click");
+        sees(&browser, "document.querySelectorAll('.edge').length === 2");
+        assert_eq!(
+            value(&browser, "document.querySelector('#token-form').hidden"),
+            "true"
+        );
+        // It is not in the address, nor in what is kept beyond the tab.
+        assert_eq!(
+            value(
+                &browser,
+                "location.href.includes('0123') || document.cookie !== '' || Object.values(localStorage).join().includes('0123')"
+            ),
+            "false"
+        );
     });
 }

@@ -5,8 +5,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flate2::read::GzDecoder;
-use mesh_tests::agent::AgentProcess;
-use mesh_tests::observe::{counts, until};
+use mesh_tests::agent::{self, AgentProcess};
+use mesh_tests::authority::Authority;
+use mesh_tests::observe::{counts, status, until};
 use mesh_tests::prometheus::{Prometheus, ask, has};
 use mesh_tests::shop::{Shop, dial};
 use mesh_tests::{Sandbox, host};
@@ -115,5 +116,82 @@ fn prometheus_scrapes_it() {
         let target = &targets["data"]["activeTargets"][0];
         assert_eq!(target["lastError"], "", "{target:#}");
         assert_eq!(target["health"], "up");
+    });
+}
+
+#[test]
+fn prometheus_scrapes_it_over_the_network_with_a_token_or_a_certificate() {
+    host::run("scrape-tls", |_| {
+        if !has("prometheus") {
+            return;
+        }
+        let address = IpAddr::from([10, 77, 0, 1]);
+        host::add_address(address);
+        let admin = SocketAddr::new(address, free_port().expect("a port").port());
+        let sandbox = &Sandbox::with_admin("scrape-tls", admin).expect("a sandbox");
+        let mut shop = Shop::open(sandbox).expect("a shop");
+        let settings = fs::read_to_string(sandbox.agent_toml()).expect("settings");
+        let authority = Authority::new("root").expect("an authority");
+        let tls = sandbox.path("tls");
+        authority
+            .write_bundle(&tls, "edge-1", &["node edge-1"], 1)
+            .expect("certificates");
+        let own = sandbox.path("own");
+        authority
+            .write_bundle(&own, "edge-1", &["ops/prometheus"], 7)
+            .expect("certificates");
+        let token = sandbox.path("token");
+        fs::write(&token, "0123456789abcdef".repeat(2)).expect("written");
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("a mode");
+
+        // Without any of it the agent does not open to the network, and says what to add.
+        let refused = agent::command(sandbox, &["check"]).expect("it runs");
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(3), "{said}");
+        assert!(
+            said.contains("tls = true") && said.contains("token_file"),
+            "{said}"
+        );
+
+        let more = format!(
+            "tls = true\ntoken_file = \"{}\"\nclients = [\"spiffe://mesh.local/ns/ops/sa/prometheus\"]\n",
+            token.display()
+        );
+        fs::write(sandbox.agent_toml(), settings + &more).expect("written");
+        let _agent = AgentProcess::spawn(sandbox).expect("the agent starts");
+        let limit = Duration::from_secs(30);
+        until(limit, "the agent is ready", || {
+            status(sandbox).is_ok_and(|(_, document)| document["policy"].is_object())
+        });
+        shop.is_guarded();
+        let server = format!(
+            "  scheme: https\n  tls_config:\n    ca_file: {}\n    server_name: edge-1.node.mesh\n",
+            tls.join("ca.pem").display()
+        );
+        let certificate = format!(
+            "    cert_file: {0}/ops.prometheus.crt\n    key_file: {0}/ops.prometheus.key\n",
+            own.display()
+        );
+        let shown = format!(
+            "  authorization:\n    credentials_file: {}\n",
+            token.display()
+        );
+        for (job, up) in [
+            (server.clone(), false),
+            (server.clone() + &certificate, true),
+            (server + &shown, true),
+        ] {
+            let prometheus = Prometheus::start_with(sandbox, &job);
+            let expected = if up { "up" } else { "down" };
+            let health = || {
+                let targets = prometheus.document("/api/v1/targets");
+                targets["data"]["activeTargets"][0].clone()
+            };
+            until(limit, &job, || {
+                prometheus.is_up() && health()["health"] == expected
+            });
+            let error = health()["lastError"].to_string();
+            assert_eq!(error.contains("401"), !up, "{error}");
+        }
     });
 }

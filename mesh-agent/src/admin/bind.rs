@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::{fs, process};
 
 use super::SOCKET;
+use super::token::TokenProblem;
+use crate::config::Access;
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +17,7 @@ use super::SOCKET;
 pub enum BindError {
     /// The address is reachable from the network and nothing would ask who calls.
     #[error(
-        "[admin] listen = \"{0}\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:{port}\"",
+        "[admin] listen = \"{0}\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:{port}\", or tls = true and a token_file or clients",
         port = .0.port()
     )]
     Open(SocketAddr),
@@ -29,6 +31,14 @@ pub enum BindError {
         address: SocketAddr,
         /// The reason.
         source: io::Error,
+    },
+    /// There is no token where it should be.
+    #[error("[admin] token_file: {}: {problem}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: TokenProblem,
     },
     /// Another agent answers on the unix socket.
     #[error("{} is in use: another agent runs on this host; stop it first", .0.display())]
@@ -49,9 +59,9 @@ pub enum BindError {
     Start(#[source] io::Error),
 }
 
-/// Listens on `address`, which must be a loopback one.
-pub(super) fn tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
-    if !address.ip().to_canonical().is_loopback() {
+/// Listens on `address`, which must be a loopback one unless `access` is fit for a network.
+pub(super) fn tcp(address: SocketAddr, access: &Access) -> Result<TcpListener, BindError> {
+    if !address.ip().to_canonical().is_loopback() && !access.is_safe() {
         return Err(BindError::Open(address));
     }
     let bound = TcpListener::bind(address).and_then(|listener| {

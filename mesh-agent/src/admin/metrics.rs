@@ -12,6 +12,7 @@ use super::routes::Door;
 pub(super) struct Metrics {
     refused: Family<Refusal, Counter>,
     scrapes: Counter,
+    unauthorized: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -35,6 +36,11 @@ impl Metrics {
             "Requests for metrics",
             metrics.scrapes.clone(),
         );
+        registry.register(
+            "mesh_admin_unauthorized",
+            "Requests over TCP that showed neither the token nor a certificate that is enough",
+            metrics.unauthorized.clone(),
+        );
         for door in [Door::Tcp, Door::Unix] {
             metrics.refused(door, Cause::Full, 0);
         }
@@ -49,6 +55,11 @@ impl Metrics {
             cause: cause.name(),
         };
         self.refused.get_or_create(&labels).inc_by(count);
+    }
+
+    /// Counts a request of somebody who may not ask.
+    pub(super) fn unauthorized(&self) {
+        self.unauthorized.inc();
     }
 
     /// Counts a scrape.

@@ -1,10 +1,12 @@
 //! The admin server: requests come in, a [`Source`] answers them.
 //!
-//! Two listeners share one router. TCP, on loopback only, has what Prometheus and probes need;
+//! Two listeners share one router. TCP has what Prometheus, probes and the page need, without TLS on
+//! loopback only;
 //! the unix socket, for root and the agent's own user, also has the status and the reload. Both
 //! run on a thread of their own, so that a slow or hostile client costs nothing but this thread,
 //! and every dimension is bounded: connections, header size, time, scrapes at a time.
 
+mod access;
 mod bind;
 mod client;
 mod guard;
@@ -18,11 +20,14 @@ mod routes;
 mod scrape;
 mod server;
 mod single;
+mod token;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::Access;
+use crate::identity::Bundle;
 use crate::policy::source::SourceSet;
 use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
@@ -34,6 +39,7 @@ use crate::telemetry::status::Status;
 pub use bind::BindError;
 pub use client::{ClientError, Response, request};
 pub use server::{Running, Server};
+pub use token::TokenProblem;
 
 /// Name of the unix socket in `paths.run_dir`.
 pub const SOCKET: &str = "admin.sock";
@@ -58,6 +64,9 @@ pub trait Source: Send + Sync + 'static {
 
     /// The services of the policy in force; none if it is not this agent's.
     fn declared(&self) -> Vec<Declared>;
+
+    /// The certificates of this node; `None` while there are none.
+    fn certificates(&self) -> Option<Arc<Bundle>>;
 
     /// What was decided so far.
     fn observed(&self) -> Observed;
@@ -87,6 +96,8 @@ pub struct Rejected {
 pub struct Options {
     /// `admin.listen`; `None` for no TCP at all.
     pub listen: Option<SocketAddr>,
+    /// What it takes to ask over TCP.
+    pub access: Access,
     /// `paths.run_dir`: the unix socket goes there. It must exist.
     pub run_dir: Option<PathBuf>,
     /// Names of this node: browsers may call it by these, by an address and as `localhost`.
@@ -101,6 +112,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 15020))),
+            access: Access::default(),
             run_dir: Some("/run/mesh".into()),
             names: Vec::new(),
             series: DEFAULT_SERIES,

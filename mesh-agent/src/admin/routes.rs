@@ -1,15 +1,19 @@
 //! The router: a request and the listener it came by come in, a response goes out.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::access::{Gate, Opened};
 use super::guard::{self, Refused, What};
 use super::limits::FRESH;
 use super::metrics::Metrics;
@@ -42,9 +46,30 @@ impl Door {
     }
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Visitor {
+    door: Door,
+    /// Whether it has shown a certificate that is enough.
+    proven: bool,
+}
+
+impl Visitor {
+    pub(super) const UNIX: Self = Self {
+        door: Door::Unix,
+        proven: true,
+    };
+
+    pub(super) const fn tcp(proven: bool) -> Self {
+        let door = Door::Tcp;
+        Self { door, proven }
+    }
+}
+
 /// Answers requests.
 pub(super) struct Routes {
     source: Arc<dyn Source>,
+    gate: Gate,
     metrics: Metrics,
     scraper: Single<Scraper>,
     readiness: Single<Kept<Vec<String>>>,
@@ -59,7 +84,7 @@ pub(super) struct Routes {
 type Answer = Result<Response<Full<Bytes>>, Unavailable>;
 
 impl Routes {
-    pub(super) fn new(source: Arc<dyn Source>, options: &Options) -> Self {
+    pub(super) fn new(source: Arc<dyn Source>, gate: Gate, options: &Options) -> Self {
         let (metrics, own) = Metrics::register();
         let exporter = Exporter::new(options.build, options.series, own);
         Self {
@@ -71,6 +96,7 @@ impl Routes {
             reload: Single::new(()),
             metrics,
             source,
+            gate,
             names: options.names.clone(),
         }
     }
@@ -79,12 +105,23 @@ impl Routes {
         &self.metrics
     }
 
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Makes a handshake, see [`Gate::open`].
+    pub(super) async fn open(&self, stream: TcpStream, patience: Duration) -> io::Result<Opened> {
+        let bundle = self.source.certificates();
+        self.gate.open(bundle, stream, patience).await
+    }
+
     /// Answers a request. Bodies are not read: nothing here takes one.
     pub(super) async fn answer<B>(
         &self,
-        door: Door,
+        visitor: Visitor,
         request: Request<B>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
+        let door = visitor.door;
         let answer = match Route::find(door, request.uri().path()) {
             None => Ok(plain(
                 StatusCode::NOT_FOUND,
@@ -93,9 +130,9 @@ impl Routes {
             Some(route) if !route.takes(request.method()) => Ok(not_allowed(route)),
             Some(route) => {
                 let route = route.for_client(door, request.headers());
-                match self.check(route, door, &request) {
+                match self.check(route, visitor, &request) {
                     Ok(()) => self.serve(route, door, &request).await,
-                    Err(refused) => Ok(plain(refused.status, &(refused.why + "\n"))),
+                    Err(refused) => Ok(refusal(refused)),
                 }
             }
         };
@@ -105,13 +142,28 @@ impl Routes {
     }
 
     /// Refuses what a browser may have been made to ask for.
-    fn check<B>(&self, route: Route, door: Door, request: &Request<B>) -> Result<(), Refused> {
-        match route.is_for_browsers() {
-            Some(what) if door == Door::Tcp => {
-                guard::check(what, request.uri(), request.headers(), &self.names)
-            }
-            _ => Ok(()),
+    /// And who has to show something, and does not.
+    fn check<B>(
+        &self,
+        route: Route,
+        visitor: Visitor,
+        request: &Request<B>,
+    ) -> Result<(), Refused> {
+        if visitor.door == Door::Unix {
+            return Ok(());
         }
+        let headers = request.headers();
+        if let Some(what) = route.is_for_browsers() {
+            guard::check(what, request.uri(), headers, &self.names)?;
+        }
+        if route.is_public() || self.gate.admits(visitor.proven, headers) {
+            return Ok(());
+        }
+        self.metrics.unauthorized();
+        Err(Refused {
+            status: StatusCode::UNAUTHORIZED,
+            why: "show the token (Authorization: Bearer ..) or a certificate that may ask".into(),
+        })
     }
 
     async fn serve<B>(&self, route: Route, door: Door, request: &Request<B>) -> Answer {
@@ -332,6 +384,15 @@ impl Route {
         }
     }
 
+    /// Whether it says nothing about this host, or no more than that it is well. The page is
+    /// nothing without its data.
+    fn is_public(self) -> bool {
+        matches!(
+            self,
+            Self::Index | Self::Asset(_) | Self::Healthz | Self::Readyz
+        )
+    }
+
     /// What a page of another site must not get at.
     fn is_for_browsers(self) -> Option<What> {
         match self {
@@ -408,6 +469,16 @@ fn not_allowed(route: Route) -> Response<Full<Bytes>> {
     response
         .headers_mut()
         .insert(header::ALLOW, HeaderValue::from_static(route.allow()));
+    response
+}
+
+fn refusal(refused: Refused) -> Response<Full<Bytes>> {
+    let mut response = plain(refused.status, &(refused.why + "\n"));
+    if refused.status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer");
+        let headers = response.headers_mut();
+        headers.insert(header::WWW_AUTHENTICATE, scheme);
+    }
     response
 }
 

@@ -18,17 +18,19 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::access::Gate;
 use super::bind::{self, BindError, SocketFile};
 use super::limits::{CONNECTIONS, HEAD_BYTES, HEADERS, STACK, Timeouts};
 use super::metrics::Cause;
 use super::peer::Peer;
-use super::routes::{Door, Routes};
+use super::routes::{Door, Routes, Visitor};
 use super::{Options, Source};
 
 /// A server that listens but does not answer yet.
 #[derive(Debug)]
 pub struct Server {
     options: Options,
+    gate: Gate,
     pub(super) timeouts: Timeouts,
     tcp: Option<std::net::TcpListener>,
     unix: Option<(StdUnixListener, SocketFile)>,
@@ -37,10 +39,15 @@ pub struct Server {
 impl Server {
     /// Takes the addresses, so that a second agent fails before it touches anything.
     pub fn bind(options: Options) -> Result<Self, BindError> {
-        let tcp = options.listen.map(bind::tcp).transpose()?;
+        let gate = Gate::new(options.access.clone())?;
+        let tcp = options
+            .listen
+            .map(|address| bind::tcp(address, &options.access))
+            .transpose()?;
         let unix = options.run_dir.as_deref().map(bind::unix).transpose()?;
         Ok(Self {
             options,
+            gate,
             timeouts: Timeouts::default(),
             tcp,
             unix,
@@ -56,6 +63,7 @@ impl Server {
     pub fn start(self, source: Arc<dyn Source>) -> Result<Running, BindError> {
         let Self {
             options,
+            gate,
             timeouts,
             tcp,
             unix,
@@ -63,7 +71,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let runtime = runtime().map_err(BindError::Start)?;
         let shared = Arc::new(Shared {
-            routes: Routes::new(source, &options),
+            routes: Routes::new(source, gate, &options),
             timeouts,
         });
         let (unix, file) = unix.unzip();
@@ -156,6 +164,7 @@ trait Accept {
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
     fn next(&self) -> impl Future<Output = io::Result<Self::Stream>>;
     fn trusts(stream: &Self::Stream) -> bool;
+    fn serve(stream: Self::Stream, shared: &Shared) -> impl Future<Output = ()> + Send;
 }
 
 impl Accept for TcpListener {
@@ -168,6 +177,17 @@ impl Accept for TcpListener {
 
     fn trusts(_: &Self::Stream) -> bool {
         true
+    }
+
+    async fn serve(stream: Self::Stream, shared: &Shared) {
+        if !shared.routes.gate().is_encrypted() {
+            return serve(Visitor::tcp(false), stream, shared).await;
+        }
+        let patience = shared.timeouts.head;
+        match shared.routes.open(stream, patience).await {
+            Ok((stream, proven)) => serve(Visitor::tcp(proven), stream, shared).await,
+            Err(error) => tracing::debug!("admin connection: {error}"),
+        }
     }
 }
 
@@ -183,6 +203,10 @@ impl Accept for UnixListener {
         let own = rustix::process::geteuid().as_raw();
         let peer = stream.peer_cred().map(|credentials| credentials.uid());
         peer.is_ok_and(|uid| may_use(uid, own))
+    }
+
+    async fn serve(stream: Self::Stream, shared: &Shared) {
+        serve(Visitor::UNIX, stream, shared).await;
     }
 }
 
@@ -217,7 +241,7 @@ async fn serve_all<L: Accept>(listener: Option<L>, shared: Arc<Shared>) {
             Ok(place) => {
                 let shared = shared.clone();
                 connections.spawn(async move {
-                    serve(L::DOOR, stream, &shared).await;
+                    L::serve(stream, &shared).await;
                     drop(place);
                 });
             }
@@ -226,12 +250,12 @@ async fn serve_all<L: Accept>(listener: Option<L>, shared: Arc<Shared>) {
 }
 
 /// Serves one connection to its end.
-async fn serve<S>(door: Door, stream: S, shared: &Shared)
+async fn serve<S>(visitor: Visitor, stream: S, shared: &Shared)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let Shared { routes, timeouts } = shared;
-    let service = service_fn(|request| routes.answer(door, request));
+    let service = service_fn(|request| routes.answer(visitor, request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.head)

@@ -18,6 +18,8 @@ use super::*;
 use crate::telemetry::snapshot::{Crossing, FlowSeries, MapUsage, Transport};
 use crate::telemetry::status::Document;
 
+mod access;
+mod api;
 mod hostile;
 
 /// A source that counts what it is asked for.
@@ -28,6 +30,7 @@ struct Fake {
     slow: Duration,
     pending: Vec<String>,
     broken: bool,
+    certificates: Option<Arc<Bundle>>,
     /// Shared with every snapshot that is alive.
     mark: Arc<str>,
 }
@@ -70,6 +73,10 @@ impl Source for Fake {
             next: query.after.unwrap_or(7),
             ..FlowsDocument::default()
         }
+    }
+
+    fn certificates(&self) -> Option<Arc<Bundle>> {
+        self.certificates.clone()
     }
 
     fn declared(&self) -> Vec<Declared> {
@@ -323,12 +330,12 @@ fn binding_problems_say_what_to_do() {
         (
             Some("0.0.0.0:15020".parse().expect("address")),
             None,
-            "[admin] listen = \"0.0.0.0:15020\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:15020\"".to_owned(),
+            "[admin] listen = \"0.0.0.0:15020\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:15020\", or tls = true and a token_file or clients".to_owned(),
         ),
         (
             Some("[::]:15020".parse().expect("address")),
             None,
-            "[admin] listen = \"[::]:15020\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:15020\"".to_owned(),
+            "[admin] listen = \"[::]:15020\" would open /metrics to the network: set a loopback address such as \"127.0.0.1:15020\", or tls = true and a token_file or clients".to_owned(),
         ),
         (
             None,

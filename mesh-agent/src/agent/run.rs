@@ -17,6 +17,7 @@ use super::watch::{CertificateWatch, CgroupWatch, Watch};
 use super::{Agent, StartError, lock};
 use crate::admin;
 use crate::config::AgentConfig;
+use crate::identity::Identity;
 
 /// Quiet time after which a change of the files is taken for complete.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -51,7 +52,8 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     let server = admin::Server::bind(admin::Options {
         listen: Some(config.admin.listen),
         run_dir: Some(config.paths.run_dir.clone()),
-        names: vec![std::sync::Arc::clone(&config.node.name)],
+        access: config.admin.access.clone(),
+        names: host_names(&config.node.name),
         ..admin::Options::default()
     })
     .map_err(io::Error::other)?;
@@ -97,6 +99,12 @@ pub fn load(config: AgentConfig) -> Result<(), StartError> {
 fn time_to_stop(drain: Duration) -> u32 {
     let micros = (drain + BESIDES_DRAINING).as_micros();
     u32::try_from(micros).unwrap_or(u32::MAX)
+}
+
+/// Names by which browsers may ask for this node: its own, and that of its certificate.
+fn host_names(node: &std::sync::Arc<str>) -> Vec<std::sync::Arc<str>> {
+    let certified = Identity::Node(std::sync::Arc::clone(node)).readable_name();
+    vec![std::sync::Arc::clone(node), certified.into()]
 }
 
 /// Blocks the signals the loop waits for, in every thread that is started later.

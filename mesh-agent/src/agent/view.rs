@@ -13,7 +13,7 @@ use super::tunnel::Tunnel;
 use super::{Agent, Current, lock, requests, shares};
 use crate::admin::{Rejected, Reloaded, Source};
 use crate::dataplane::{self, HTTP_HOOKS, Stats};
-use crate::identity::Identity;
+use crate::identity::{Bundle, Identity};
 use crate::policy::model::{DefaultAction, Endpoint, Location, Service};
 use crate::policy::source::SourceSet;
 use crate::telemetry::declared::Declared;
@@ -164,6 +164,10 @@ impl Source for Agent {
         services
             .map(|service| declared(service, trust_domain))
             .collect()
+    }
+
+    fn certificates(&self) -> Option<Arc<Bundle>> {
+        lock(&self.tunnel).as_ref().map(Tunnel::certificates)
     }
 
     fn observed(&self) -> Observed {

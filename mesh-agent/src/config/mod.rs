@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::identity::Identity;
 use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 use crate::policy::parse::LocalNode;
 use crate::policy::parse::document::{Document, Fields};
@@ -84,6 +85,31 @@ pub struct Tunnel {
 pub struct Admin {
     /// Where HTTP is served.
     pub listen: SocketAddr,
+    /// What it takes to ask there.
+    pub access: Access,
+}
+
+/// What it takes to ask over TCP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The node that TLS is served as; `None` for no TLS.
+    pub tls: Option<Identity>,
+    /// File of the token that may be shown.
+    pub token_file: Option<PathBuf>,
+    /// Whose certificates may be shown.
+    pub clients: Vec<Identity>,
+}
+
+impl Access {
+    /// Whether anything has to be shown.
+    pub fn is_restricted(&self) -> bool {
+        self.token_file.is_some() || !self.clients.is_empty()
+    }
+
+    /// Whether it is fit for a network: encrypted, and not for everybody.
+    pub fn is_safe(&self) -> bool {
+        self.tls.is_some() && self.is_restricted()
+    }
 }
 
 /// What is told of flows.

@@ -9,18 +9,22 @@ use mesh_common::header_flag;
 use toml::de::DeValue;
 
 use super::{
-    AccessLog, Admin, AgentConfig, Flows, Limits, Log, LogLevel, NodeConfig, Paths, Sockets, Tunnel,
+    Access, AccessLog, Admin, AgentConfig, Flows, Limits, Log, LogLevel, NodeConfig, Paths,
+    Sockets, Tunnel,
 };
+use crate::identity::Identity;
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::parse::decode;
-use crate::policy::parse::document::{Fields, Value};
+use crate::policy::parse::document::{Fields, Located, Value};
 
 /// Reads all sections; `None` where one could not be understood.
 pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
     let node = section(&mut fields, "node", "[node]", node);
     let paths = section(&mut fields, "paths", "[paths]", paths);
     let tunnel = section(&mut fields, "tunnel", "[tunnel]", tunnel);
-    let admin = section(&mut fields, "admin", "[admin]", admin);
+    let admin = section(&mut fields, "admin", "[admin]", |fields| {
+        admin(fields, node.as_ref()?)
+    });
     let flows = section(&mut fields, "flows", "[flows]", flows);
     let access_log = section(&mut fields, "access_log", "[access_log]", access_log);
     let limits = section(&mut fields, "limits", "[limits]", limits);
@@ -200,10 +204,74 @@ fn drain(value: Value<'_>) -> Result<Duration, Diagnostic> {
         })
 }
 
-fn admin(fields: &mut Fields<'_, '_>) -> Option<Admin> {
+fn admin(fields: &mut Fields<'_, '_>, node: &NodeConfig) -> Option<Admin> {
     let listen = fields.optional("listen", decode::socket_address);
-    Some(Admin {
-        listen: listen.map_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 15020)), |v| v.value),
+    let tls = fields.optional("tls", flag);
+    let token_file = fields.optional("token_file", path);
+    let domain = &node.trust_domain;
+    let clients = fields.list("clients", CLIENTS, |value, problems| {
+        problems.ok(client(value, domain))
+    });
+    let encrypted = tls.is_some_and(|tls| tls.value);
+    let access = Access {
+        tls: encrypted.then(|| Identity::Node(Arc::clone(&node.name))),
+        token_file: token_file.map(|path| path.value),
+        clients: clients.items,
+    };
+    if let Some(listen) = &listen {
+        let open = !listen.value.ip().to_canonical().is_loopback() && !access.is_safe();
+        let problem = open.then(|| open_to_the_network(listen, &access));
+        fields.problems.extend(problem);
+    }
+    if let Some(span) = clients.span.filter(|_| !encrypted) {
+        let problem = Diagnostic::error("no-tls", "certificates are shown in TLS only")
+            .label(span.label("nobody can show one"))
+            .help("add tls = true to [admin]");
+        fields.problems.push(problem);
+    }
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 15020));
+    clients.complete.then_some(Admin {
+        listen: listen.map_or(default, |listen| listen.value),
+        access,
+    })
+}
+
+fn open_to_the_network(listen: &Located<'_, SocketAddr>, access: &Access) -> Diagnostic {
+    let tls = "tls = true";
+    let who = format!("token_file = \"/etc/mesh/admin.token\" or clients = {CLIENTS}");
+    let missing = match (&access.tls, access.is_restricted()) {
+        (Some(_), _) => who,
+        (None, true) => tls.to_owned(),
+        (None, false) => format!("{tls}, and {who}"),
+    };
+    let message = format!("`{}` is open to the network", listen.value);
+    Diagnostic::error("open-admin", message)
+        .label(listen.span.label("not a loopback address"))
+        .help(format!(
+            "add {missing} to [admin], or listen on 127.0.0.1:{}",
+            listen.value.port()
+        ))
+}
+
+fn flag(value: Value<'_>) -> Result<bool, Diagnostic> {
+    match value.value {
+        DeValue::Boolean(flag) => Ok(*flag),
+        _ => Err(decode::wrong_type(value, "it is true or false", "true")),
+    }
+}
+
+fn client(value: Value<'_>, trust_domain: &str) -> Result<Identity, Diagnostic> {
+    let text = decode::text(value, "a SPIFFE id in quotes")?;
+    Identity::parse(text, trust_domain).map_err(|error| {
+        value
+            .error(
+                "invalid-identity",
+                format!("`{text}` is nobody's identity: {error}"),
+                "expected a SPIFFE id",
+            )
+            .help(format!(
+                "such as \"spiffe://{trust_domain}/ns/ops/sa/prometheus\" or \"spiffe://{trust_domain}/node/edge-2\""
+            ))
     })
 }
 
@@ -285,6 +353,8 @@ fn bytes(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// An example of `clients`.
+const CLIENTS: &str = "[\"spiffe://mesh.local/ns/ops/sa/prometheus\"]";
 /// Longest time that an agent may take to stop, seconds.
 const MOST_DRAIN: u64 = 3600;
 

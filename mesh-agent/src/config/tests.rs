@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{AgentConfig, LogLevel};
+use crate::identity::Identity;
 
 #[test]
 fn the_example_says_the_defaults() {
@@ -41,7 +42,10 @@ listen = "[::]:1"
 certificates = "/f"
 drain = "0s"
 [admin]
-listen = "127.0.0.1:2"
+listen = "0.0.0.0:2"
+tls = true
+token_file = "/g"
+clients = ["spiffe://example.org/ns/ops/sa/prometheus", "spiffe://example.org/node/edge-2"]
 [flows]
 updates = "1m"
 [access_log]
@@ -63,6 +67,11 @@ kernel = "trace"
     assert!(config.access_log.journald && config.access_log.is_on());
     assert_eq!(config.access_log.rate, 7);
     assert_eq!(config.limits.memory, 1 << 30);
+    let access = &config.admin.access;
+    assert!(access.is_safe());
+    assert_eq!(access.tls, Some(Identity::Node("edge-9".into())));
+    assert_eq!(access.token_file.as_deref(), Some(Path::new("/g")));
+    assert_eq!(access.clients[1], Identity::Node("edge-2".into()));
     assert_eq!(config.log.kernel.name(), "trace");
 }
 
@@ -99,6 +108,34 @@ fn mistakes() {
         ("invalid-path", 2, "[access_log]\nfile = \"access\"\n"),
         ("wrong-type", 2, "[access_log]\njournald = \"yes\"\n"),
         ("invalid-rate", 2, "[access_log]\nrate = 0\n"),
+        ("wrong-type", 2, "[admin]\ntls = \"yes\"\n"),
+        ("invalid-path", 2, "[admin]\ntoken_file = \"token\"\n"),
+        ("open-admin", 2, "[admin]\nlisten = \"0.0.0.0:15020\"\n"),
+        (
+            "open-admin",
+            2,
+            "[admin]\nlisten = \"[::]:15020\"\ntls = true\n",
+        ),
+        (
+            "open-admin",
+            2,
+            "[admin]\nlisten = \"192.0.2.1:15020\"\ntoken_file = \"/t\"\n",
+        ),
+        (
+            "no-tls",
+            2,
+            "[admin]\nclients = [\"spiffe://mesh.local/node/edge-2\"]\n",
+        ),
+        (
+            "invalid-identity",
+            3,
+            "[admin]\ntls = true\nclients = [\"shop/cart\"]\n",
+        ),
+        (
+            "invalid-identity",
+            3,
+            "[admin]\ntls = true\nclients = [\"spiffe://other/node/edge-2\"]\n",
+        ),
         ("invalid-size", 2, "[limits]\nmemory = \"32MB\"\n"),
         ("invalid-size", 2, "[limits]\nmemory = \"0MiB\"\n"),
         ("wrong-type", 2, "[limits]\nmemory = 32\n"),

@@ -25,6 +25,6 @@ pub use self::name::{Identity, InvalidIdentity};
 pub use self::peer::{Expected, Peer};
 pub use self::refusal::{Refusal, refused_by_peer};
 pub use self::store::{Changes, Reload, Store};
-pub use self::tls::{ALPN, client_config, server_config, server_name};
+pub use self::tls::{ALPN, client_config, guest_config, server_config, server_name};
 pub use self::trust::Trust;
 pub use self::verify::{Role, verify};

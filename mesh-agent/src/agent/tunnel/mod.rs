@@ -34,7 +34,7 @@ pub(crate) use self::view::View;
 use self::wanted::{Want, Wanted};
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError};
-use crate::identity::Store;
+use crate::identity::{Bundle, Store};
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::tunnel::TunnelView;
 
@@ -162,6 +162,11 @@ impl Tunnel {
             );
         }
         self.listen();
+    }
+
+    /// The certificates in force.
+    pub(crate) fn certificates(&self) -> Arc<Bundle> {
+        self.shared.store.bundle()
     }
 
     /// Where certificates are.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 use rustls_pki_types::ServerName;
 
 use super::algorithms::{has_aes, provider};
-use super::judge::{JudgeOfClients, JudgeOfServer};
+use super::judge::{JudgeOfClients, JudgeOfGuests, JudgeOfServer};
 use crate::identity::bundle::Bundle;
 use crate::identity::name::Identity;
 use crate::identity::peer::Expected;
@@ -80,6 +80,23 @@ pub fn server_config(bundle: &Bundle) -> Arc<ServerConfig> {
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
     Arc::new(config)
+}
+
+/// For HTTPS as `own`, whatever name it is asked by; clients may have a certificate, which is then
+/// judged. `None` if this node has no certificate for `own`.
+pub fn guest_config(bundle: &Bundle, own: &Identity) -> Option<Arc<ServerConfig>> {
+    let own = Arc::clone(&bundle.own(own)?.key);
+    let judge = JudgeOfGuests(JudgeOfClients(Arc::clone(bundle.trust())));
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&TLS13])
+        .ok()?
+        .with_client_cert_verifier(Arc::new(judge))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Some(Arc::new(config))
 }
 
 /// The name by which a server is asked for the certificate of `identity`. `None` if it cannot be

@@ -7,7 +7,7 @@ mod judge;
 pub(super) use self::algorithms::ALGORITHMS;
 #[cfg(test)]
 pub(super) use self::config::client_config_with;
-pub use self::config::{ALPN, client_config, server_config, server_name};
+pub use self::config::{ALPN, client_config, guest_config, server_config, server_name};
 
 /// The suite that this CPU is best at.
 #[cfg(test)]
