@@ -25,9 +25,18 @@ impl Prometheus {
     ///
     /// It does not start.
     pub fn start(sandbox: &Sandbox, rules: &[&Path]) -> Self {
+        Self::start_with(sandbox, rules, "")
+    }
+
+    /// The same; `job` is what it has to know besides the agent's address, in YAML.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub fn start_with(sandbox: &Sandbox, rules: &[&Path], job: &str) -> Self {
         let port = free_port().expect("a port").port();
         let config = sandbox.path("prometheus.yml");
-        fs::write(&config, configuration(sandbox.admin(), rules)).expect("written");
+        fs::write(&config, configuration(sandbox.admin(), rules, job)).expect("written");
         let log = File::create(sandbox.path("prometheus.log")).expect("created");
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", config.display()))
@@ -73,12 +82,12 @@ impl Drop for Prometheus {
     }
 }
 
-fn configuration(target: SocketAddr, rules: &[&Path]) -> String {
+fn configuration(target: SocketAddr, rules: &[&Path], job: &str) -> String {
     let files = rules.iter().map(|path| format!("- {}\n", path.display()));
     format!(
         "global: {{ scrape_interval: 500ms, scrape_timeout: 400ms, evaluation_interval: 500ms }}\n\
          rule_files:\n{}\
-         scrape_configs:\n- job_name: mesh\n  static_configs:\n  - targets: ['{target}']\n",
+         scrape_configs:\n- job_name: mesh\n{job}  static_configs:\n  - targets: ['{target}']\n",
         files.collect::<String>()
     )
 }

@@ -1,6 +1,9 @@
 //! Metrics in the forms that Prometheus takes, and a Prometheus that takes them.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use mesh_tests::agent::{self, AgentProcess};
 use mesh_tests::authority::Authority;
 use mesh_tests::observe::{counts, status, until};
 use mesh_tests::prometheus::{Prometheus, ask, has};
+use mesh_tests::sandbox::free_port;
 use mesh_tests::shop::{Shop, dial};
 use mesh_tests::{Sandbox, host};
 
@@ -181,15 +185,13 @@ fn prometheus_scrapes_it_over_the_network_with_a_token_or_a_certificate() {
             (server.clone() + &certificate, true),
             (server + &shown, true),
         ] {
-            let prometheus = Prometheus::start_with(sandbox, &job);
+            let prometheus = Prometheus::start_with(sandbox, &[], &job);
             let expected = if up { "up" } else { "down" };
             let health = || {
                 let targets = prometheus.document("/api/v1/targets");
                 targets["data"]["activeTargets"][0].clone()
             };
-            until(limit, &job, || {
-                prometheus.is_up() && health()["health"] == expected
-            });
+            until(limit, &job, || health()["health"] == expected);
             let error = health()["lastError"].to_string();
             assert_eq!(error.contains("401"), !up, "{error}");
         }
