@@ -213,7 +213,7 @@ fn ask(site: &Site, root: &Authority, own: Option<&Issued>, headers: &str) -> io
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         // The server does not say goodbye in TLS.
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
         _ => Ok(String::from_utf8_lossy(&answer).into_owned()),
     }
 }
