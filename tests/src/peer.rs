@@ -253,6 +253,16 @@ impl Peer {
         self.ask(&Request::Play { to, steps })
     }
 
+    /// Listens at `address`, and plays a script on the first connection.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`].
+    pub fn play_server(&mut self, address: &str, steps: &[Step]) -> io::Result<SocketAddr> {
+        let (address, steps) = (parse(address)?, steps.to_vec());
+        self.ask(&Request::PlayServer { address, steps })
+    }
+
     /// Moves to the cgroup at `path`.
     ///
     /// # Errors

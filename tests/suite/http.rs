@@ -1,15 +1,22 @@
 //! Requests, as the kernel counts them, against what clients and servers have seen.
 
+#[path = "http/framing.rs"]
+mod framing;
+#[path = "http/places.rs"]
+mod places;
+#[path = "http/servers.rs"]
+mod servers;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use mesh_tests::names::{CHECKOUT, PAYMENTS, address};
 use mesh_tests::patience::scaled;
-use mesh_tests::web::{Load, Nginx};
-use mesh_tests::{Mesh, Sandbox, agent, host, web};
+use mesh_tests::peer::{Peer, Step};
+use mesh_tests::{Sandbox, agent, names};
 
+/// Services that speak HTTP at loopback and in a container, and those that may call.
 const SHOP: &str = r#"
 [mesh]
 default = "deny"
@@ -23,36 +30,68 @@ workload = { systemd = "checkout.service" }
 name = "payments"
 namespace = "shop"
 vip = "10.96.0.10"
+ports = [
+  { name = "http", listen = 80, protocol = "http" },
+  { name = "rpc", listen = 81, protocol = "grpc" },
+  { name = "raw", listen = 82 },
+]
+workload = { systemd = "payments*.service" }
+endpoints = [
+  { address = "127.0.0.1:8081", port = "http", version = "v1" },
+  { address = "127.0.0.1:8083", port = "rpc", version = "v1" },
+  { address = "127.0.0.1:8084", port = "raw", version = "v1" },
+]
+
+[[service]]
+name = "six"
+namespace = "shop"
+vip = "fd00:96::10"
 ports = [{ name = "http", listen = 80, protocol = "http" }]
-workload = { systemd = "payments.service" }
-endpoints = [{ address = "127.0.0.1:8081", version = "v1" }]
+workload = { systemd = "six.service" }
+endpoints = [{ address = "[::1]:8082", version = "v2" }]
+
+[[service]]
+name = "boxed"
+namespace = "shop"
+vip = "10.96.0.11"
+ports = [{ name = "http", listen = 80, protocol = "http" }]
+workload = { cgroup = "/system.slice/boxed.service" }
+endpoints = [{ address = "10.88.0.2:9000", version = "v1", node = "edge-1" }]
 
 [[allow]]
 name = "checkout-pays"
-from = ["shop/checkout"]
+from = ["shop/checkout", { cidr = "10.88.0.0/24" }]
 to = ["shop/*"]
 "#;
 
-/// Requests by source, method and status.
-type Counts = BTreeMap<(String, String, String), u64>;
+const PAYMENTS: &str = names::PAYMENTS;
+const CHECKOUT: &str = names::CHECKOUT;
+const ENDPOINT: &str = "127.0.0.1:8081";
+const VIP: &str = "10.96.0.10:80";
 
-fn counted(sandbox: &Sandbox) -> Counts {
-    let mut counts = Counts::new();
+/// A series of requests: who called whom, the method and the status.
+type Series = [String; 4];
+
+/// Requests by series.
+fn counted(sandbox: &Sandbox) -> BTreeMap<Series, u64> {
+    let mut counts = BTreeMap::new();
     let series = agent::series(sandbox, "mesh_http_requests_total").expect("metrics");
     for (labels, value) in series {
-        let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
-        assert_eq!(label("reporter"), "destination");
-        assert_eq!(label("protocol"), "http");
-        let key = (
-            label("source_service"),
-            label("method"),
-            label("response_code"),
-        );
-        *counts.entry(key).or_default() += value as u64;
+        assert_eq!(labels["reporter"], "destination");
+        let names = [
+            "source_service",
+            "destination_service",
+            "method",
+            "response_code",
+        ];
+        *counts
+            .entry(names.map(|name| labels[name].clone()))
+            .or_default() += value as u64;
     }
     counts
 }
 
+/// Connections that could not be followed, by reason.
 fn unparsed(sandbox: &Sandbox) -> BTreeMap<String, u64> {
     let series = agent::series(sandbox, "mesh_http_unparsed_total").expect("metrics");
     let of_series =
@@ -60,62 +99,97 @@ fn unparsed(sandbox: &Sandbox) -> BTreeMap<String, u64> {
     series.into_iter().map(of_series).collect()
 }
 
-/// Waits until exactly these requests are counted.
-#[track_caller]
-fn expect(sandbox: &Sandbox, expected: &[(&str, &str, &str, u64)]) {
-    let expected: Counts = expected
-        .iter()
-        .map(|(source, method, code, count)| {
-            let key = ((*source).into(), (*method).into(), (*code).into());
-            (key, *count)
-        })
-        .collect();
-    let deadline = Instant::now() + scaled(Duration::from_secs(3));
-    loop {
-        let counts = counted(sandbox);
-        if counts == expected {
-            return;
+/// What must have been counted.
+#[derive(Clone, Debug, Default)]
+struct Book {
+    requests: BTreeMap<Series, u64>,
+    unparsed: BTreeMap<String, u64>,
+}
+
+impl Book {
+    fn request(&mut self, from: &str, to: &str, method: &str, code: u16, count: u64) {
+        let series = [from.into(), to.into(), method.into(), code.to_string()];
+        *self.requests.entry(series).or_default() += count;
+    }
+
+    fn unparsed(&mut self, reason: &str) {
+        *self.unparsed.entry(reason.into()).or_default() += 1;
+    }
+
+    /// Waits until exactly this is counted, and durations of what was answered.
+    #[track_caller]
+    fn settle(&self, sandbox: &Sandbox) {
+        let deadline = Instant::now() + scaled(Duration::from_secs(4));
+        loop {
+            let counts = (counted(sandbox), unparsed(sandbox));
+            if counts == (self.requests.clone(), self.unparsed.clone()) {
+                break;
+            }
+            if Instant::now() > deadline {
+                let log = agent::log(sandbox);
+                assert_eq!(counts.0, self.requests, "{:?} {log}", counts.1);
+                assert_eq!(counts.1, self.unparsed, "{log}");
+            }
+            sleep(Duration::from_millis(30));
         }
-        if Instant::now() > deadline {
-            let unparsed = unparsed(sandbox);
-            assert_eq!(counts, expected, "{unparsed:?} {}", agent::log(sandbox));
-        }
-        sleep(Duration::from_millis(50));
+        let answered = self.requests.iter().filter(|(series, _)| series[3] != "0");
+        let answered: u64 = answered.map(|(_, count)| count).sum();
+        let timed = agent::metric(sandbox, "mesh_http_request_duration_seconds_count", &[]);
+        assert_eq!(timed.expect("metrics") as u64, answered);
     }
 }
 
-const CHECKOUT_NAME: &str = "shop/checkout";
+/// One end's part of a conversation.
+#[derive(Clone, Debug)]
+enum Said {
+    Client(Vec<u8>),
+    Server(Vec<u8>),
+    /// The client waits, milliseconds.
+    Pause(u64),
+}
 
-#[test]
-fn every_request_of_a_load_is_counted() {
-    host::run("http-load", |sandbox| {
-        if let Some(missing) = web::missing() {
-            eprintln!("SKIPPED: {missing}");
-            return;
+fn client(text: &str) -> Said {
+    Said::Client(text.into())
+}
+
+fn server(text: &str) -> Said {
+    Said::Server(text.into())
+}
+
+/// The scripts of both ends: each hears what the other says before it goes on.
+fn scripts(conversation: &[Said]) -> (Vec<Step>, Vec<Step>) {
+    let (mut client, mut server) = (Vec::new(), Vec::new());
+    for said in conversation {
+        match said {
+            Said::Client(bytes) => {
+                client.push(Step::Say(bytes.clone()));
+                server.push(Step::Receive(bytes.len() as u64));
+            }
+            Said::Server(bytes) => {
+                server.push(Step::Say(bytes.clone()));
+                client.push(Step::Receive(bytes.len() as u64));
+            }
+            Said::Pause(millis) => client.push(Step::Pause(*millis)),
         }
-        let _mesh = Mesh::start(sandbox, SHOP);
-        let payments = sandbox.cgroup.child(PAYMENTS).expect("a cgroup");
-        let checkout = sandbox.cgroup.child(CHECKOUT).expect("a cgroup");
-        sleep(scaled(Duration::from_millis(300)));
-        let listen: SocketAddr = address("127.0.0.1:8081");
-        let locations = "location / { return 200 \"hello\"; } location /no { return 503; }";
-        let _nginx =
-            Nginx::start(&payments, &sandbox.path("nginx"), &[listen], locations).expect("nginx");
-        let load = Load {
-            to: address("10.96.0.10:80"),
-            path: "/".into(),
-            connections: 4,
-            requests: 25_000,
-            fail_every: 0,
-        };
-        let seen = load.run(&checkout, &sandbox.path("wrk")).expect("wrk");
-        assert_eq!((seen.requests, seen.errors, seen.failures), (100_000, 0, 0));
-        expect(sandbox, &[(CHECKOUT_NAME, "GET", "200", 100_000)]);
-        assert_eq!(unparsed(sandbox), BTreeMap::new());
-        println!(
-            "{:?}",
-            agent::series(sandbox, "mesh_http_request_duration_seconds_bucket")
-        );
-        println!("{seen:?}");
-    });
+    }
+    (client, server)
+}
+
+/// Has a conversation, of which every byte must arrive.
+#[track_caller]
+fn talk(server: &mut Peer, at: &str, caller: &mut Peer, to: &str, conversation: &[Said]) {
+    let (asks, answers) = scripts(conversation);
+    let bound: SocketAddr = server.play_server(at, &answers).expect("a server");
+    assert_eq!(bound, names::address(at));
+    let played = caller.play(to, &asks).expect("a client");
+    let count = |client: bool| -> u64 {
+        let lengths = conversation.iter().map(|said| match said {
+            Said::Client(bytes) if client => bytes.len() as u64,
+            Said::Server(bytes) if !client => bytes.len() as u64,
+            _ => 0,
+        });
+        lengths.sum()
+    };
+    assert_eq!(played.error, None);
+    assert_eq!((played.sent, played.received), (count(true), count(false)));
 }

@@ -177,6 +177,7 @@ impl<'a> Loop<'a> {
 
     fn run(mut self) -> io::Result<()> {
         loop {
+            self.watch_cgroups()?;
             self.wait()?;
             while let Some(signal) = self.signals.read_signal()? {
                 if signal.ssi_signo != Signal::SIGHUP as u32 {
@@ -188,7 +189,6 @@ impl<'a> Loop<'a> {
             }
             self.take_file_events();
             self.take_certificate_events();
-            self.watch_cgroups()?;
             if self.host_changed() || Instant::now() >= self.tidy {
                 self.agent.tidy();
                 self.tidy = Instant::now() + TIDY;

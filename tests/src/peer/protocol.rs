@@ -128,6 +128,13 @@ pub enum Request {
         /// What to do.
         steps: Vec<Step>,
     },
+    /// Listen, and play a script on the first connection. \[[`SocketAddr`]: where\]
+    PlayServer {
+        /// Where to listen; port 0 for any.
+        address: SocketAddr,
+        /// What to do.
+        steps: Vec<Step>,
+    },
     /// End.
     Exit,
 }

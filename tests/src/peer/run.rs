@@ -158,6 +158,7 @@ impl Hands {
             Request::Join(path) => json(cgroup::join(&path)?),
             Request::Become { uid, gid } => json(change_user(uid, gid)?),
             Request::Play { to, steps } => json(script::play(TcpStream::connect(to)?, &steps)),
+            Request::PlayServer { address, steps } => json(serve::script(address, steps)?),
             Request::Exit => json(()),
         }
     }

@@ -12,8 +12,10 @@ use super::protocol::PATIENCE;
 use crate::patience::scaled;
 
 /// One thing that an end does. After the last one it closes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
+    /// Send this at once.
+    Say(Vec<u8>),
     /// Send so many bytes.
     Send(u64),
     /// Receive so many bytes.
@@ -44,22 +46,27 @@ pub fn play(mut stream: TcpStream, steps: &[Step]) -> Played {
     let mut played = Played::default();
     let result = steps
         .iter()
-        .try_for_each(|step| once(&mut stream, *step, &mut played));
+        .try_for_each(|step| once(&mut stream, step, &mut played));
     played.error = result.err().map(|error| format!("{:?}", error.kind()));
     played
 }
 
-fn once(stream: &mut TcpStream, step: Step, played: &mut Played) -> io::Result<()> {
+fn once(stream: &mut TcpStream, step: &Step, played: &mut Played) -> io::Result<()> {
     stream.set_read_timeout(Some(scaled(PATIENCE)))?;
     match step {
+        Step::Say(bytes) => {
+            stream.set_nodelay(true)?;
+            stream.write_all(bytes)?;
+            played.sent += bytes.len() as u64;
+        }
         Step::Send(bytes) => {
-            let sent = io::copy(&mut io::repeat(b'x').take(bytes), stream)?;
+            let sent = io::copy(&mut io::repeat(b'x').take(*bytes), stream)?;
             played.sent += sent;
         }
-        Step::Receive(bytes) => receive(stream, bytes, played)?,
+        Step::Receive(bytes) => receive(stream, *bytes, played)?,
         Step::Drain => receive(stream, u64::MAX, played)?,
         Step::Finish => stream.shutdown(Shutdown::Write)?,
-        Step::Pause(millis) => sleep(Duration::from_millis(millis)),
+        Step::Pause(millis) => sleep(Duration::from_millis(*millis)),
         Step::Abort => set_socket_linger(&*stream, Some(Duration::ZERO))?,
     }
     stream.flush()

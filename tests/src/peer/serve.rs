@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use super::script::{Step, play};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
@@ -50,6 +51,24 @@ pub(super) fn tcp(address: SocketAddr, label: String, tally: Arc<Tally>) -> io::
         next: 0,
     };
     thread::spawn(move || server.run());
+    Ok(address)
+}
+
+/// Plays `steps` on the first connection to `address`.
+pub(super) fn script(address: SocketAddr, steps: Vec<Step>) -> io::Result<SocketAddr> {
+    let socket = bound(address, SocketType::STREAM)?;
+    listen(&socket, 1)?;
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        let accepted = listener.accept();
+        // Another script may be played at the address.
+        drop(listener);
+        if let Ok((stream, _)) = accepted {
+            // The other end tells what came of it.
+            let _ = play(stream, &steps);
+        }
+    });
     Ok(address)
 }
 
