@@ -6,6 +6,7 @@
 mod apply;
 mod connect;
 mod host;
+mod http;
 mod lab;
 mod memory;
 mod nat;
@@ -43,6 +44,8 @@ pub struct Cli {
 enum Task {
     /// mTLS from one host to another, beside other proxies that do it.
     Tunnel(tunnel::Options),
+    /// Requests to nginx by wrk: exact counts, and what counting costs.
+    Http(http::Options),
     #[command(flatten)]
     Role(worker::Role),
 }
@@ -102,6 +105,7 @@ struct Effort<'a> {
 pub fn run(cli: &Cli) -> Result<bool> {
     match &cli.task {
         Some(Task::Role(role)) => worker::run(role).map(|()| true),
+        Some(Task::Http(options)) => http::measure(options),
         Some(Task::Tunnel(options)) => tunnel::measure(options).map(|()| true),
         None => measure(&cli.options),
     }

@@ -1,0 +1,270 @@
+//! Requests to nginx by wrk: whether the mesh counts what the client counts, and what counting
+//! costs.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use mesh_common::REQUEST_BOUNDS_NS;
+use nix::unistd::geteuid;
+
+use super::host;
+use crate::web::{self, Load, Nginx, Seen};
+use crate::{AgentProcess, Cgroup, Sandbox, agent, netns};
+
+/// Where wrk and nginx run.
+const CPUS: [&str; 2] = ["0", "1"];
+/// Requests per second with requests read, at least, of those without.
+const TARGET: f64 = 0.97;
+
+const POLICY: &str = r#"
+[mesh]
+default = "deny"
+
+[[service]]
+name = "checkout"
+workload = { systemd = "checkout.service" }
+
+[[service]]
+name = "read"
+vip = "10.96.0.10"
+ports = [{ name = "web", listen = 80, protocol = "http" }]
+workload = { systemd = "read.service" }
+endpoints = [{ address = "127.0.0.1:8081" }]
+
+[[service]]
+name = "unread"
+vip = "10.96.0.11"
+ports = [{ name = "web", listen = 80 }]
+workload = { systemd = "unread.service" }
+endpoints = [{ address = "127.0.0.1:8082" }]
+
+[[allow]]
+name = "checkout"
+from = ["default/checkout"]
+to = ["default/*"]
+"#;
+
+/// Options of `http`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Rounds, in each of which every variant has its turn.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=500))]
+    rounds: u32,
+    /// How long a turn is, seconds.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: u32,
+    /// Connections of a turn.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    connections: u32,
+    /// Requests that must be counted exactly.
+    #[arg(long, default_value_t = 1_000_000)]
+    requests: u64,
+    /// Fail if a count differs, a quantile is more than a bucket off, or the target is missed.
+    #[arg(long)]
+    check: bool,
+}
+
+/// A mesh with two services that differ in whether their requests are read, and a server that no
+/// mesh knows. Processes go before their cgroups.
+struct Stage {
+    _servers: [Nginx; 3],
+    _agent: AgentProcess,
+    client: PathBuf,
+    outside: PathBuf,
+    sandbox: Sandbox,
+    _plain: Cgroup,
+}
+
+/// Measures; whether nothing is missed, as far as that is asked for.
+pub(super) fn measure(options: &Options) -> Result<bool> {
+    if !geteuid().is_root() {
+        bail!("it loads programs into the kernel: run it as root");
+    }
+    if let Some(missing) = web::missing() {
+        bail!(missing);
+    }
+    netns::enter_new()?;
+    println!("{}", host::summary());
+    let stage = Stage::new()?;
+    let mut kept = stage.exact(options.requests, 4, false)?;
+    kept &= stage.exact(options.requests.div_ceil(10), 1, true)?;
+    kept &= stage.cost(options)?;
+    Ok(kept || !options.check)
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let sandbox = Sandbox::new("bench-http")?;
+        let plain = Cgroup::new("bench-http-plain")?;
+        sandbox.write_policy("10-http.toml", POLICY)?;
+        let unit = |name: &str| {
+            sandbox
+                .cgroup
+                .child(&format!("system.slice/{name}.service"))
+        };
+        let cgroups = [unit("read")?, unit("unread")?, plain.child("server")?];
+        let agent = AgentProcess::start(&sandbox).context("the agent does not start")?;
+        let server = |index: usize| {
+            let listen = SocketAddr::from(([127, 0, 0, 1], 8081 + index as u16));
+            let directory = sandbox.path(&format!("nginx-{index}"));
+            Nginx::start(&cgroups[index], &directory, &[listen], LOCATION)
+        };
+        let servers = [server(0)?, server(1)?, server(2)?];
+        for cgroup in &cgroups {
+            pin(cgroup, CPUS[1])?;
+        }
+        let (client, outside) = (unit("checkout")?, plain.child("client")?);
+        Ok(Self {
+            _servers: servers,
+            _agent: agent,
+            client,
+            outside,
+            sandbox,
+            _plain: plain,
+        })
+    }
+
+    /// Holds what was counted of so many requests to what wrk has counted.
+    fn exact(&self, requests: u64, connections: u64, timed: bool) -> Result<bool> {
+        let (before, buckets) = (self.counted()?, self.buckets()?);
+        let load = Load {
+            to: SocketAddr::from(([10, 96, 0, 10], 80)),
+            path: "/".into(),
+            connections,
+            requests: requests.div_ceil(connections),
+        };
+        let seen = load.run(&self.client, &self.sandbox.path("wrk"))?;
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while self.counted()? - before < seen.requests && Instant::now() < deadline {
+            sleep(Duration::from_millis(50));
+        }
+        let counted = self.counted()? - before;
+        println!(
+            "\n{} requests on {connections} connections in {:.1} s: wrk counts {}, the mesh {counted}, \
+             not followed {}",
+            load.requests * connections,
+            seen.took.as_secs_f64(),
+            seen.requests,
+            agent::metric(&self.sandbox, "mesh_http_unparsed_total", &[])?
+        );
+        let near = self.quantiles(&seen, &buckets)?;
+        Ok(counted == seen.requests && seen.failures == 0 && (near || !timed))
+    }
+
+    fn counted(&self) -> Result<u64> {
+        let labels = [("method", "GET"), ("response_code", "200")];
+        Ok(agent::metric(&self.sandbox, "mesh_http_requests_total", &labels)? as u64)
+    }
+
+    /// Requests by bucket, added up from the lowest.
+    fn buckets(&self) -> Result<Vec<u64>> {
+        let series = agent::series(&self.sandbox, "mesh_http_request_duration_seconds_bucket")?;
+        Ok(series.iter().map(|(_, count)| *count as u64).collect())
+    }
+
+    /// Shows quantiles; whether those of wrk and of the mesh are in the same bucket or the next.
+    fn quantiles(&self, seen: &Seen, before: &[u64]) -> Result<bool> {
+        let mut since = self.buckets()?;
+        for (count, before) in since.iter_mut().zip(before) {
+            *count -= before;
+        }
+        let total = since.last().copied().unwrap_or_default();
+        let mut near = true;
+        for (quantile, latency) in [50, 90, 99].into_iter().zip(seen.quantiles) {
+            let nanoseconds = latency.as_nanos() as u64;
+            let theirs = REQUEST_BOUNDS_NS.partition_point(|bound| *bound < nanoseconds);
+            let ours = since.partition_point(|count| count * 100 < total * quantile);
+            let bound = REQUEST_BOUNDS_NS
+                .get(ours)
+                .map_or(f64::INFINITY, |ns| *ns as f64);
+            println!(
+                "  p{quantile}: wrk {:.3} ms, the mesh at most {:.3} ms",
+                latency.as_secs_f64() * 1e3,
+                bound / 1e6
+            );
+            near &= theirs.abs_diff(ours) <= 1;
+        }
+        Ok(near)
+    }
+
+    /// Requests per second of each variant, and their ratios; whether the target is kept.
+    fn cost(&self, options: &Options) -> Result<bool> {
+        let variants = [
+            (&self.client, "10.96.0.10:80"),
+            (&self.client, "10.96.0.11:80"),
+            (&self.outside, "127.0.0.1:8083"),
+        ];
+        let mut rates: Vec<[f64; 3]> = Vec::new();
+        for round in 0..options.rounds as usize {
+            let mut rate = [0.0; 3];
+            for turn in 0..variants.len() {
+                let which = (round + turn) % variants.len();
+                let (cgroup, to) = variants[which];
+                rate[which] = throughput(cgroup, to, options)?;
+            }
+            rates.push(rate);
+        }
+        println!("\nrequests per second, median of {} rounds:", rates.len());
+        for (index, name) in ["requests read", "not read", "no mesh"].iter().enumerate() {
+            println!(
+                "  {name:14} {:9.0}",
+                median(rates.iter().map(|rate| rate[index]))
+            );
+        }
+        let ratio = |of: usize, to: usize| median(rates.iter().map(|rate| rate[of] / rate[to]));
+        println!("read / not read: {:.4} (target {TARGET})", ratio(0, 1));
+        println!("read / no mesh:  {:.4}", ratio(0, 2));
+        println!("not read / no mesh: {:.4}", ratio(1, 2));
+        Ok(ratio(0, 1) >= TARGET)
+    }
+}
+
+const LOCATION: &str = "location / { return 200 \"hello, this is what is served\"; }";
+
+fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<f64> {
+    let output = web::in_cgroup(cgroup, "taskset")
+        .args(["-c", CPUS[0], "wrk", "-t", "1"])
+        .args(["-c", &options.connections.to_string()])
+        .args(["-d", &format!("{}s", options.seconds)])
+        .arg(format!("http://{to}/"))
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let rate = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:"));
+    let rate = rate.with_context(|| format!("wrk to {to}: {text}"))?;
+    if text.contains("Non-2xx") || text.contains("Socket errors") {
+        bail!("wrk to {to}: {text}");
+    }
+    Ok(rate.trim().parse()?)
+}
+
+/// Moves every process of a cgroup to a CPU.
+fn pin(cgroup: &Path, cpu: &str) -> Result<()> {
+    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    for process in processes.lines() {
+        let status = Command::new("taskset")
+            .args(["-a", "-p", "-c", cpu, process])
+            .stdout(std::process::Stdio::null())
+            .status()?;
+        if !status.success() {
+            bail!("cannot pin process {process}");
+        }
+    }
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        length if length % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
