@@ -119,6 +119,8 @@ const UNTIL_CLOSE: u64 = u64::MAX;
 const LONGEST_METHOD: u8 = 32;
 /// What a request's first line ends with, and a carriage return.
 const VERSION_LENGTH: u32 = 10;
+/// How many lines are looked at in one step.
+const LINES_A_STEP: u32 = 3;
 /// How many words are searched for the end of a line in one step.
 const WORDS_A_STEP: u32 = 4;
 /// Bits that tell upper from lower case, for `content-`, which ends in no letter.
@@ -220,20 +222,37 @@ impl Stream {
             window.at += skipped as u32;
             return Progress::MORE;
         }
-        if self.phase == phase::LINE {
-            let progress = self.line(window);
-            if self.phase != phase::REST {
-                return progress;
-            }
-        }
         match self.phase {
-            phase::TARGET | phase::REST | phase::TRAILER_REST => self.rest(window),
+            phase::TARGET | phase::LINE | phase::REST | phase::TRAILER_REST => self.lines(window),
             phase::START => self.start(window, now),
             phase::FIRST if self.flags & flag::RESPONSES != 0 => self.status_line(window),
             phase::FIRST => self.request_line(window),
             phase::OVER => Progress::UNPARSED,
             _ => self.byte(window),
         }
+    }
+
+    /// Looks at some lines of a head.
+    #[inline(always)]
+    const fn lines(&mut self, window: &mut Window) -> Progress {
+        let mut lines = 0;
+        while lines < LINES_A_STEP {
+            if self.phase == phase::LINE {
+                let progress = self.line(window);
+                if self.phase != phase::REST {
+                    return progress;
+                }
+            }
+            let progress = self.rest(window);
+            if progress.0 != Progress::MORE.0
+                || self.phase != phase::LINE
+                || window.at >= window.end
+            {
+                return progress;
+            }
+            lines += 1;
+        }
+        Progress::MORE
     }
 
     #[inline(always)]
@@ -398,7 +417,38 @@ impl Stream {
         if (rest ^ REST) << 16 != 0 {
             return Progress::MORE;
         }
-        self.named(window, 15, (rest >> 48) as u8, phase::LENGTH)
+        let progress = self.named(window, 15, (rest >> 48) as u8, phase::LENGTH);
+        if self.phase == phase::LENGTH {
+            self.short_length(window);
+        }
+        progress
+    }
+
+    /// Reads a length of few digits at once, where nothing about it is unusual; otherwise it is
+    /// read byte by byte.
+    #[inline(always)]
+    const fn short_length(&mut self, window: &mut Window) {
+        const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
+        let word = window.word(window.at);
+        let mut rest = word >> 8;
+        let mut number = 0;
+        let mut digits = 0;
+        while digits < 5 {
+            let digit = (rest as u8).wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            number = number * 10 + digit as u64;
+            rest >>= 8;
+            digits += 1;
+        }
+        let usual = word as u8 == b' ' && digits > 0 && rest as u16 == LINE_END;
+        if usual && window.left() >= digits + 3 && self.flags & flag::LENGTH == 0 {
+            self.flags |= flag::LENGTH;
+            self.length = number;
+            self.phase = phase::LINE;
+            window.at += digits + 3;
+        }
     }
 
     /// `Transfer-Encoding:`, or else any line.

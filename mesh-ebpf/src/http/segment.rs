@@ -22,13 +22,20 @@ impl Segment {
     #[inline(always)]
     pub(super) fn parse(skb: *mut __sk_buff) -> Option<Self> {
         let whole: u32 = ctx::field(skb, offset_of!(__sk_buff, len));
-        let [first, _, _, _, _, _, next, _] = load::<8>(skb, 0)?;
-        let header = if first >> 4 == 4 {
-            u32::from(first & 0xf) * 4
-        } else {
-            skip_extensions(skb, next)?.0
-        };
-        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = load::<13>(skb, header)?;
+        // Both headers, if they are of IPv4 without options, which most are.
+        let headers = load::<33>(skb, 0)?;
+        let mut tcp = [0; 13];
+        tcp.copy_from_slice(&headers[20..]);
+        let mut header = 20;
+        if headers[0] != 0x45 {
+            header = if headers[0] >> 4 == 4 {
+                u32::from(headers[0] & 0xf) * 4
+            } else {
+                skip_extensions(skb, headers[6])?.0
+            };
+            tcp = load::<13>(skb, header)?;
+        }
+        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = tcp;
         let at = header + u32::from(offset >> 4) * 4;
         // A SYN takes a sequence number and carries no bytes that a socket sees here.
         Some(Self {

@@ -73,6 +73,7 @@ pub(super) struct Options {
 struct Stage {
     _servers: [Nginx; 3],
     _agent: AgentProcess,
+    cgroups: [PathBuf; 3],
     client: PathBuf,
     outside: PathBuf,
     sandbox: Sandbox,
@@ -121,6 +122,7 @@ impl Stage {
         Ok(Self {
             _servers: servers,
             _agent: agent,
+            cgroups,
             client,
             outside,
             sandbox,
@@ -136,6 +138,7 @@ impl Stage {
             path: "/".into(),
             connections,
             requests: requests.div_ceil(connections),
+            fail_every: 0,
         };
         let seen = load.run(&self.client, &self.sandbox.path("wrk"))?;
         let deadline = Instant::now() + Duration::from_secs(3);
@@ -199,33 +202,43 @@ impl Stage {
             (&self.outside, "127.0.0.1:8083"),
         ];
         let mut rates: Vec<[f64; 3]> = Vec::new();
+        let mut times: Vec<[f64; 3]> = Vec::new();
         for round in 0..options.rounds as usize {
-            let mut rate = [0.0; 3];
+            let (mut rate, mut time) = ([0.0; 3], [0.0; 3]);
             for turn in 0..variants.len() {
                 let which = (round + turn) % variants.len();
                 let (cgroup, to) = variants[which];
-                rate[which] = throughput(cgroup, to, options)?;
+                let used = || cpu_time(&[cgroup, &self.cgroups[which]]);
+                let before = used()?;
+                let (each_second, requests) = throughput(cgroup, to, options)?;
+                rate[which] = each_second;
+                time[which] = (used()? - before) / requests;
             }
             rates.push(rate);
+            times.push(time);
         }
         println!("\nrequests per second, median of {} rounds:", rates.len());
         for (index, name) in ["requests read", "not read", "no mesh"].iter().enumerate() {
             println!(
-                "  {name:14} {:9.0}",
-                median(rates.iter().map(|rate| rate[index]))
+                "  {name:14} {:9.0}, and {:.2} us of CPU time a request",
+                median(rates.iter().map(|rate| rate[index])),
+                median(times.iter().map(|time| time[index]))
             );
         }
         let ratio = |of: usize, to: usize| median(rates.iter().map(|rate| rate[of] / rate[to]));
         println!("read / not read: {:.4} (target {TARGET})", ratio(0, 1));
         println!("read / no mesh:  {:.4}", ratio(0, 2));
         println!("not read / no mesh: {:.4}", ratio(1, 2));
+        let cost = median(times.iter().map(|time| time[1] / time[0]));
+        println!("read / not read by CPU time: {cost:.4}");
         Ok(ratio(0, 1) >= TARGET)
     }
 }
 
 const LOCATION: &str = "location / { return 200 \"hello, this is what is served\"; }";
 
-fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<f64> {
+/// Requests per second, and how many.
+fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<(f64, f64)> {
     let output = web::in_cgroup(cgroup, "taskset")
         .args(["-c", CPUS[0], "wrk", "-t", "1"])
         .args(["-c", &options.connections.to_string()])
@@ -240,7 +253,24 @@ fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<f64> {
     if text.contains("Non-2xx") || text.contains("Socket errors") {
         bail!("wrk to {to}: {text}");
     }
-    Ok(rate.trim().parse()?)
+    let requests = text
+        .lines()
+        .find_map(|line| line.split_once(" requests in "));
+    let (requests, _) = requests.with_context(|| format!("wrk to {to}: {text}"))?;
+    Ok((rate.trim().parse()?, requests.trim().parse()?))
+}
+
+/// What processes of these cgroups have used, microseconds.
+fn cpu_time(cgroups: &[&Path]) -> Result<f64> {
+    let mut sum = 0.0;
+    for cgroup in cgroups {
+        let text = std::fs::read_to_string(cgroup.join("cpu.stat"))?;
+        let used = text
+            .lines()
+            .find_map(|line| line.strip_prefix("usage_usec "));
+        sum += used.context("no usage_usec")?.parse::<f64>()?;
+    }
+    Ok(sum)
 }
 
 /// Moves every process of a cgroup to a CPU.

@@ -8,13 +8,48 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use mesh_common::Counter;
+use mesh_common::http::Unparsed;
 
 use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
     AccessLogCounters, AgentCounters, FlowCounters, HttpState, LeavingSeries, LiveFlows, MapUsage,
-    NodeNames, PolicyState, ProgramState, SplitSeries,
+    NodeNames, PolicyState, ProgramState, RequestDurations, RequestProtocol, RequestRoute,
+    RequestSeries, SplitSeries, UnparsedSeries,
 };
 use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
+
+fn route(crossing: Crossing, protocol: RequestProtocol) -> RequestRoute {
+    RequestRoute {
+        source_service: "shop/checkout".into(),
+        destination_service: "shop/payments".into(),
+        destination_version: "v1".into(),
+        crossing,
+        protocol,
+    }
+}
+
+fn requests(
+    crossing: Crossing,
+    protocol: RequestProtocol,
+    response_code: u16,
+    grpc_status: Option<u16>,
+) -> RequestSeries {
+    RequestSeries {
+        route: route(crossing, protocol),
+        method: "POST",
+        response_code,
+        grpc_status,
+        count: 7,
+    }
+}
+
+fn durations() -> RequestDurations {
+    RequestDurations {
+        route: route(Crossing::None, RequestProtocol::Http),
+        buckets: std::array::from_fn(|index| index as u64),
+        sum_ns: 1_500_000_000,
+    }
+}
 
 fn flow(source: &str, protocol: Transport, opened: u64) -> FlowSeries {
     let mut stats = FlowStats {
@@ -74,10 +109,24 @@ fn snapshot() -> Snapshot {
             name: "edge-1".into(),
             trust_domain: "mesh.local".into(),
         },
-        requests: Vec::new(),
-        request_durations: Vec::new(),
-        unparsed: Vec::new(),
-        http: HttpState::default(),
+        requests: vec![
+            requests(Crossing::None, RequestProtocol::Http, 200, None),
+            requests(Crossing::None, RequestProtocol::Http, 0, None),
+            requests(Crossing::Inbound, RequestProtocol::Grpc, 200, Some(14)),
+            requests(Crossing::Outbound, RequestProtocol::Grpc, 200, None),
+        ],
+        request_durations: vec![durations()],
+        unparsed: vec![UnparsedSeries {
+            destination_service: "shop/payments".into(),
+            reason: Unparsed::Gap,
+            count: 3,
+        }],
+        http: HttpState {
+            wanted: true,
+            cgroups: 2,
+            missing: 1,
+            error: None,
+        },
         tunnel: tunnel(),
         flows: vec![
             flow("shop/checkout", Transport::Tcp, 4),
