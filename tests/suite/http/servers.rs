@@ -19,6 +19,7 @@ fn load(sandbox: &Sandbox, path: &str, connections: u64, requests: u64) -> Seen 
         path: path.into(),
         connections,
         requests,
+        fail_every: 0,
     };
     load.run(&checkout, &sandbox.path("wrk")).expect("wrk")
 }
