@@ -4,6 +4,7 @@
 //! lines.
 
 mod access;
+mod calls;
 mod denials;
 mod flows;
 mod health;
@@ -34,6 +35,7 @@ use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
 use self::access::AccessLog;
+use self::calls::Calls;
 use self::denials::Denials;
 use self::flows::Flows;
 use self::health::Health;
@@ -82,6 +84,8 @@ pub struct Agent {
     state: Mutex<State>,
     denials: Arc<Mutex<Denials>>,
     flows: Arc<Flows>,
+    /// Requests that are followed here and not in the kernel.
+    calls: Arc<Calls>,
     /// `None` where the agent only loads the policy.
     tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
@@ -193,6 +197,7 @@ impl Agent {
             }),
             denials: Arc::new(Mutex::new(denials)),
             flows,
+            calls: Arc::default(),
             tunnel: Mutex::new(None),
             health: Mutex::default(),
             sweeps: Sweeps::default(),
@@ -354,7 +359,10 @@ impl Agent {
     fn start_tunnel(&self, inherited: Inherited) -> Result<(), StartError> {
         let denials = Arc::clone(&self.denials);
         let note = move |denial| lock(&denials).note(denial);
-        let started = Tunnel::start(&self.config, &lock(&self.dataplane), inherited, note)?;
+        let calls = Arc::clone(&self.calls);
+        let dataplane = lock(&self.dataplane);
+        let started = Tunnel::start(&self.config, &dataplane, inherited, calls, note)?;
+        drop(dataplane);
         let mut state = lock(&self.state);
         let view = match state.current.clone() {
             Some(current) => self.view_of(&current.policy, &mut state.ids),

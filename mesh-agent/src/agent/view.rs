@@ -86,6 +86,9 @@ impl Source for Agent {
         };
         if let Some(current) = current {
             name(&mut snapshot, &stats, &current);
+            self.calls.tell(&mut snapshot, &current.names);
+            let dropped = Counter::RequestSeriesDropped.0 as usize;
+            snapshot.counters[dropped] += self.calls.dropped();
             snapshot.live.leaving = leaving(&findings, &current);
         }
         snapshot

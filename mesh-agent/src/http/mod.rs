@@ -3,8 +3,13 @@
 //! Comes in: bytes that the tunnel carries, and what the kernel programs take of packets. Goes out:
 //! requests and how they went. Every connection's memory has a bound, and so has all of it.
 
+mod conversation;
 pub mod h2;
 pub mod hpack;
+mod memory;
+
+pub use self::conversation::Conversation;
+pub use self::memory::{Memory, Share};
 
 use mesh_common::http::Method;
 

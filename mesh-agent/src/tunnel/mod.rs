@@ -24,6 +24,7 @@ mod relay;
 mod scratch;
 mod session;
 mod socket;
+mod tap;
 #[cfg(test)]
 mod testing;
 mod tls;
@@ -37,4 +38,5 @@ pub use self::dial::{DialError, Peer};
 pub use self::pool::{OpenError, Pool, PoolCounters, PoolLimits};
 pub use self::relay::{End, Outcome, Relay};
 pub use self::session::{Accepted, Client, NotOpened, Role, Server, Session};
+pub use self::tap::Tap;
 pub use self::tls::HandshakeError;

@@ -159,7 +159,15 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) async fn begin(mut client: Session<Client>, mut server: Session<Server>) -> Self {
+    pub(super) async fn begin(client: Session<Client>, server: Session<Server>) -> Self {
+        Self::watched(client, server, None).await
+    }
+
+    pub(super) async fn watched(
+        mut client: Session<Client>,
+        mut server: Session<Server>,
+        tap: Option<Box<dyn Tap>>,
+    ) -> Self {
         let ((caller, outer), (inner, workload)) = (pair().await, pair().await);
         let inbound = spawn_local(async move {
             let asked = server.next_open(PATIENCE).await.unwrap().unwrap();
@@ -168,7 +176,10 @@ impl Flow {
         });
         let outbound = spawn_local(async move {
             client.open(open()).await.unwrap();
-            client.relay(outer).await
+            match tap {
+                Some(tap) => client.relay(outer).watched_by(tap).await,
+                None => client.relay(outer).await,
+            }
         });
         Self {
             caller,

@@ -8,6 +8,7 @@ mod inbound;
 mod listeners;
 mod outbound;
 mod shared;
+mod tap;
 mod told;
 mod trust;
 mod view;
@@ -32,6 +33,7 @@ use self::listeners::Listeners;
 use self::shared::{Counters, Phase, Shared};
 pub(crate) use self::view::View;
 use self::wanted::{Want, Wanted};
+use super::calls::Calls;
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::identity::{Bundle, Store};
@@ -70,6 +72,7 @@ impl Tunnel {
         config: &AgentConfig,
         dataplane: &Dataplane,
         inherited: Inherited,
+        calls: Arc<Calls>,
         note: impl Fn(DenialView) + Send + Sync + 'static,
     ) -> Result<Self, DataplaneError> {
         let domain = &config.node.trust_domain;
@@ -86,6 +89,7 @@ impl Tunnel {
             admission: Arc::default(),
             pool: Arc::default(),
             port: config.tunnel.listen.port(),
+            calls,
             note: Box::new(note),
         });
         let mut tunnel = Self {

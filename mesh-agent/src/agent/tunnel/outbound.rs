@@ -5,16 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::Reason;
+use mesh_common::{Reason, Redirect};
 use rustix::net::sockopt::set_socket_linger;
 use tokio::net::TcpStream;
 
+use super::super::calls::Route;
 use super::inbound::reason;
 use super::shared::{Lasting, Refused, count};
+use super::tap::Tap;
 use super::trust::{Credentials, Key, Proven};
 use super::view::Target;
 use super::worker::{Room, Worker};
 use crate::identity::{Identity, Refusal};
+use crate::telemetry::snapshot::Crossing;
 use crate::tunnel::wire::{Code, Open};
 use crate::tunnel::{Client, DialError, HandshakeError, OpenError, Peer, Session};
 
@@ -29,7 +32,7 @@ pub(super) async fn carry(
     reset_when_closed(&app);
     let redirect = worker.maps.borrow().redirect(netns, client);
     let known = redirect.and_then(|redirect| worker.shared.view().outbound(&redirect));
-    let Some((caller, target)) = known else {
+    let (Some((caller, target)), Some(redirect)) = (known, redirect) else {
         // Somebody who has dialled the listener itself, or a call under a policy that is gone.
         count(&worker.shared.counters.strays);
         return;
@@ -48,7 +51,10 @@ pub(super) async fn carry(
     );
     let trust = worker.peers.changes();
     match opened(&worker, &key, &target, &open).await {
-        Ok(session) => relay(&worker, key, session, app, trust).await,
+        Ok(session) => {
+            let tap = tap(&worker, &redirect, &target);
+            relay(&worker, key, session, app, (trust, tap)).await;
+        }
         Err(failure) => {
             // A refusal gives the session back to the pool, which no change since has seen there.
             if worker.peers.changes() != trust {
@@ -64,7 +70,7 @@ async fn relay(
     key: Key,
     session: Session<Client>,
     app: TcpStream,
-    trust: u64,
+    (trust, tap): (u64, Option<Tap>),
 ) {
     let counters = &worker.shared.counters;
     let _flow = Lasting::outbound(counters);
@@ -80,11 +86,28 @@ async fn relay(
         );
         return;
     }
-    let (outcome, session) = session.relay(app).await;
+    let mut flow = session.relay(app);
+    if let Some(tap) = tap {
+        flow = flow.watched_by(Box::new(tap));
+    }
+    let (outcome, session) = flow.await;
     counters.ended_by(&outcome.end);
     if let Some(session) = session {
         worker.pool.put(key, session);
     }
+}
+
+/// A look at the requests of a flow, if its port is declared to have some.
+fn tap(worker: &Worker, redirect: &Redirect, target: &Target) -> Option<Tap> {
+    let (service, version) = target.ids;
+    let route = Route {
+        source: redirect.source,
+        service,
+        version,
+        crossing: Crossing::Outbound,
+        protocol: target.requests?,
+    };
+    Tap::new(&worker.shared.calls, route)
 }
 
 /// A session on which the other node has accepted the flow.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use mesh_common::{Hook, Reason, Verdict};
 use tokio::sync::watch;
 
+use super::super::calls::Calls;
 use super::view::View;
 use super::wanted::Wanted;
 use crate::identity::Store;
@@ -40,6 +41,8 @@ pub(super) struct Shared {
     pub(super) pool: Arc<PoolCounters>,
     /// The port of other nodes' agents.
     pub(super) port: u16,
+    /// Requests of calls to other nodes.
+    pub(super) calls: Arc<Calls>,
     /// Takes records.
     pub(super) note: Box<dyn Fn(DenialView) + Send + Sync>,
 }

@@ -12,7 +12,8 @@ use mesh_common::{IPPROTO_UDP, Redirect, Subject};
 use crate::identity::Identity;
 use crate::policy::compile::{frontend_name, node_name, target_name};
 use crate::policy::ids::Ids;
-use crate::policy::model::{Endpoint, Location, Policy, Port, Service, ServiceName};
+use crate::policy::model::{Endpoint, Location, Policy, Port, Protocol, Service, ServiceName};
+use crate::telemetry::snapshot::RequestProtocol;
 
 /// An endpoint on another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,10 @@ pub(crate) struct Target {
     pub(crate) node: Arc<str>,
     /// Where that node is reached.
     pub(crate) address: IpAddr,
+    /// Ids of the service and the version.
+    pub(crate) ids: (u32, u32),
+    /// What is spoken, if requests are to be measured.
+    pub(crate) requests: Option<RequestProtocol>,
 }
 
 /// Why a peer's wish is refused before anything is dialled.
@@ -135,6 +140,15 @@ impl View {
             endpoint: endpoint.address,
             node: Arc::clone(node),
             address: *address,
+            ids: (
+                ids.subjects.id(&service.name.to_string()),
+                ids.versions.id(&endpoint.version),
+            ),
+            requests: match port.protocol {
+                Protocol::Http => Some(RequestProtocol::Http),
+                Protocol::Grpc => Some(RequestProtocol::Grpc),
+                Protocol::Tcp | Protocol::Udp => None,
+            },
         };
         self.targets.insert(ids.targets.id(&name), Arc::new(target));
     }

@@ -323,7 +323,7 @@ fn expected(calls: &[Call]) -> Counts {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Every request is seen as it went, whatever is said around it and however the bytes come.
     #[test]

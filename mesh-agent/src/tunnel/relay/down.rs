@@ -139,6 +139,9 @@ impl Flow {
             return self.discard(length);
         };
         self.link.control.add_received(length);
+        if let Some(tap) = &mut self.tap {
+            batch.ranges().for_each(|range| tap.received(&bytes[range]));
+        }
         let written = match self.undelivered.is_empty() {
             false => Ok(0),
             true => socket::write_vectored(app, &batch.slices(bytes)[..batch.count], length),

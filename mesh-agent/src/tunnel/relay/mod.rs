@@ -24,6 +24,7 @@ use super::outgoing::Outgoing;
 use super::scratch::WINDOW;
 use super::session::{Role, Session};
 use super::socket;
+use super::tap::Tap;
 use super::wire::Frame;
 
 /// How long the peer may take to end a flow that was reset.
@@ -92,6 +93,7 @@ struct Flow {
     deadline: Option<Pin<Box<Sleep>>>,
     up_window: usize,
     down_window: usize,
+    tap: Option<Box<dyn Tap>>,
 }
 
 impl<R: Role> Relay<R> {
@@ -111,11 +113,20 @@ impl<R: Role> Relay<R> {
             deadline: None,
             up_window: CALM,
             down_window: CALM,
+            tap: None,
         };
         Self {
             flow: Some(flow),
             role: PhantomData,
         }
+    }
+
+    /// Shows what it carries. The tap is dropped when the flow has ended.
+    pub fn watched_by(mut self, tap: Box<dyn Tap>) -> Self {
+        if let Some(flow) = &mut self.flow {
+            flow.tap = Some(tap);
+        }
+        self
     }
 }
 

@@ -1,4 +1,6 @@
+use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::rc::Rc;
 
 use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -363,5 +365,62 @@ fn data_that_was_never_asked_for_ends_the_connection() {
         drop(server);
         assert_reset(&mut caller).await;
         assert!(relay.await.unwrap().1.is_none());
+    });
+}
+
+#[derive(Default)]
+struct Seen {
+    sent: Vec<u8>,
+    received: Vec<u8>,
+    has_ended: bool,
+}
+
+struct Watcher(Rc<RefCell<Seen>>);
+
+impl Tap for Watcher {
+    fn sent(&mut self, bytes: &[u8]) {
+        self.0.borrow_mut().sent.extend_from_slice(bytes);
+    }
+
+    fn received(&mut self, bytes: &[u8]) {
+        self.0.borrow_mut().received.extend_from_slice(bytes);
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.borrow_mut().has_ended = true;
+    }
+}
+
+#[test]
+fn who_watches_sees_what_passes() {
+    run(async {
+        let (client, server) = sessions().await;
+        let seen = Rc::<RefCell<Seen>>::default();
+        let tap = Box::new(Watcher(Rc::clone(&seen)));
+        let flow = Flow::watched(client, server, Some(tap)).await;
+        let (there, back) = (pattern(3_000_000), pattern(1_234_567));
+        let (mut caller, mut workload) = (flow.caller, flow.workload);
+        let asked = async {
+            caller.write_all(b"a first word").await.unwrap();
+            caller.write_all(&there).await.unwrap();
+            caller.shutdown().await.unwrap();
+            read_end(&mut caller).await
+        };
+        let answered = async {
+            let got = read_end(&mut workload).await;
+            workload.write_all(&back).await.unwrap();
+            workload.shutdown().await.unwrap();
+            got
+        };
+        let (answer, question) = tokio::join!(asked, answered);
+        let ended = flow.outbound.await.unwrap();
+        flow.inbound.await.unwrap();
+        assert_eq!(ended.0.end, End::Finished);
+        let seen = seen.borrow();
+        assert!(seen.sent == question, "what was sent");
+        assert!(seen.received == answer, "what was received");
+        assert!(seen.has_ended);
     });
 }

@@ -66,6 +66,10 @@ impl Flow {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Empty),
                 Err(_reset) => return Ok(Step::Failed),
             };
+            if let Some(tap) = &mut self.tap {
+                // Before it is sealed where it lies.
+                payloads(bytes, read).for_each(|part| tap.sent(part));
+            }
             bytes[HEADER..HEADER + wire::HEADER].copy_from_slice(&data_header(read));
             self.link.send(bytes, wire::HEADER + read)?;
             let moved = if read == room(slots) { WINDOW } else { read };
@@ -84,6 +88,18 @@ fn read_into_slots(app: &TcpStream, bytes: &mut [u8], slots: usize) -> io::Resul
         IoSliceMut::new(&mut chunk[HEADER + skipped..HEADER + FRAGMENT])
     });
     socket::read_vectored(app, &mut places[..slots], room(slots))
+}
+
+/// What [`read_into_slots`] has read, in order.
+fn payloads(bytes: &[u8], read: usize) -> impl Iterator<Item = &[u8]> {
+    let (mut left, mut skipped) = (read, wire::HEADER);
+    bytes.chunks_exact(SLOT).map_while(move |chunk| {
+        let payload = &chunk[HEADER + skipped..HEADER + FRAGMENT];
+        let length = payload.len().min(left);
+        left -= length;
+        skipped = 0;
+        (length > 0).then(|| &payload[..length])
+    })
 }
 
 /// Data that `slots` records hold, bytes.
