@@ -171,6 +171,8 @@ codes! {
 
         /// Requests without a series because the map of series was full.
         RequestSeriesDropped = 12 => "request_series_dropped",
+        /// Frame heads of HTTP/2 that found their ring buffer full.
+        HeadsLost = 13 => "heads_lost",
     }
 }
 

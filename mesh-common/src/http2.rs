@@ -4,6 +4,10 @@
 //! programs walk through packets, the agent through what the tunnel carries; both copy the nine
 //! bytes of a frame header and skip the rest unless [`FrameHeader::kept`] wants it.
 
+mod head;
+
+pub use head::{HEAD_BYTES, HEAD_RING_BYTES, Head, HeadRecord, head_flag};
+
 use crate::http::Side;
 
 /// What a client sends first. Nothing else can begin with it.

@@ -12,6 +12,7 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use mesh_common::http::{HttpSocket, RequestKey, RequestStats, UnparsedKey};
+use mesh_common::http2::{HEAD_RING_BYTES, HeadRecord};
 use mesh_common::{
     Active, Address, AffinityKey, AffinityValue, CgroupIdentity, Counter, DecisionKey,
     DenialRecord, Destination, EndpointEntry, FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats,
@@ -170,6 +171,10 @@ pub(crate) static REQUESTS: PerCpuHashMap<RequestKey, RequestStats, 4096, GROW> 
 /// Counters of connections whose requests could not be followed. The same.
 #[btf_map]
 pub(crate) static UNPARSED: PerCpuHashMap<UnparsedKey, u64, 4096, GROW> = PerCpuHashMap::new();
+
+/// What matters of HTTP/2 connections. The HTTP programs and `sock_ops` write, the agent reads.
+#[btf_map]
+pub(crate) static HTTP_HEADS: RingBuf<HeadRecord, HEAD_RING_BYTES> = RingBuf::new();
 
 /// Room to read packets: one may interrupt another on the same CPU. The HTTP programs only.
 #[btf_map]

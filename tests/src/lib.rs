@@ -11,6 +11,7 @@ pub mod browser;
 pub mod cgroup;
 pub mod demo;
 pub mod guest;
+pub mod h2;
 pub mod host;
 pub mod hosts;
 pub mod interrupt;

@@ -7,6 +7,7 @@ mod access;
 mod calls;
 mod denials;
 mod flows;
+mod heads;
 mod health;
 mod inbound;
 mod leaving;
@@ -38,6 +39,7 @@ use self::access::AccessLog;
 use self::calls::Calls;
 use self::denials::Denials;
 use self::flows::Flows;
+use self::heads::Heads;
 use self::health::Health;
 use self::live::Live;
 pub use self::live::Watcher;
@@ -214,12 +216,13 @@ impl Agent {
         memory::give_back();
         agent.ready.store(true, Ordering::Release);
         let reader = Arc::clone(&agent);
-        let records = records.read(move |record| match record {
+        let each = move |record| match record {
             Record::Denial(record) => reader.record(record),
             Record::Flow(record) => reader.flow(record),
-        })?;
+        };
+        let mut heads = Heads::new(Arc::clone(&agent.calls));
         let threads = Threads {
-            _records: records,
+            _records: records.read(each, move |head| heads.take(head))?,
             _sweeper: Sweeper::start(&agent)?,
             _watcher: Watcher::start(&agent)?,
         };

@@ -122,6 +122,7 @@ pub(super) const MAPS: &[&str] = &[
     "FLOW_RECORDS",
     "HEADERS",
     "HTTP_CALLERS",
+    "HTTP_HEADS",
     "HTTP_SOCKETS",
     "HTTP_WORK",
     "LISTENERS",

@@ -21,6 +21,8 @@ const FLOWS: usize = 350;
 /// Pause after a batch, so that a flood of denials or of flows costs the agent little: what does
 /// not fit the rings meanwhile is counted by the kernel side.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Pause after what there was of HTTP/2 connections: the ring holds more than comes meanwhile.
+const HEADS_PAUSE: Duration = Duration::from_millis(5);
 /// How often the programs' log is looked at, milliseconds: it is for rare things.
 const LOG_INTERVAL_MS: i64 = 5000;
 
@@ -28,6 +30,7 @@ const LOG_INTERVAL_MS: i64 = 5000;
 pub struct Records {
     denials: RingBuf<MapData>,
     flows: RingBuf<MapData>,
+    heads: RingBuf<MapData>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -67,13 +70,14 @@ impl Followed {
 /// The thread that reads; dropping it ends it.
 pub struct Reader {
     stop: OwnedFd,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Records {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
         let denials = RingBuf::try_from(take(ebpf, "RECORDS")?)?;
         let flows = RingBuf::try_from(take(ebpf, "FLOW_RECORDS")?)?;
+        let heads = RingBuf::try_from(take(ebpf, "HTTP_HEADS")?)?;
         let logger = EbpfLogger::init_with_logger(ebpf, log::logger());
         if let Err(error) = &logger {
             tracing::debug!(%error, "the kernel programs do not log");
@@ -81,28 +85,54 @@ impl Records {
         Ok(Self {
             denials,
             flows,
+            heads,
             logger: logger.ok(),
         })
     }
 
-    /// Begins to hand records to `each`.
+    /// Begins to hand records to `each`, and what matters of HTTP/2 connections to `head`, see
+    /// [`mesh_common::http2::Head::from_bytes`].
     ///
     /// # Errors
     ///
     /// No thread or no event descriptor can be had.
-    pub fn read(self, each: impl FnMut(Record) + Send + 'static) -> io::Result<Reader> {
+    pub fn read(
+        self,
+        each: impl FnMut(Record) + Send + 'static,
+        head: impl FnMut(&[u8]) + Send + 'static,
+    ) -> io::Result<Reader> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
-        let stopped = stop.try_clone()?;
-        let thread = thread::Builder::new()
-            .name("records".into())
-            .stack_size(256 << 10)
-            .spawn(move || self.run(&stopped, each))?;
-        Ok(Reader {
+        let stopped = [stop.try_clone()?, stop.try_clone()?];
+        let mut reader = Reader {
             stop,
-            thread: Some(thread),
-        })
+            threads: Vec::new(),
+        };
+        let Self {
+            denials,
+            flows,
+            heads,
+            logger,
+        } = self;
+        let [first, second] = stopped;
+        let rare = Rare {
+            denials,
+            flows,
+            logger,
+        };
+        reader.spawn("records", move || rare.run(&first, each))?;
+        reader.spawn("heads", move || follow(heads, &second, head))?;
+        Ok(reader)
     }
+}
 
+/// What is looked at now and then.
+struct Rare {
+    denials: RingBuf<MapData>,
+    flows: RingBuf<MapData>,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Rare {
     fn run(mut self, stopped: &OwnedFd, mut each: impl FnMut(Record)) {
         let interval = rustix::time::Timespec {
             tv_sec: LOG_INTERVAL_MS / 1000,
@@ -132,6 +162,22 @@ impl Records {
     }
 }
 
+/// Hands over what comes of HTTP/2. A pause after what was there lets more come together, so that
+/// few packets have to wake anybody.
+fn follow(mut ring: RingBuf<MapData>, stopped: &OwnedFd, mut each: impl FnMut(&[u8])) {
+    loop {
+        let mut ready = [
+            PollFd::new(stopped, PollFlags::IN),
+            PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN),
+        ];
+        if poll(&mut ready, None).is_err() || !ready[0].revents().is_empty() {
+            return;
+        }
+        drain(&mut ring, usize::MAX, &mut each);
+        thread::sleep(HEADS_PAUSE);
+    }
+}
+
 fn drain(ring: &mut RingBuf<MapData>, most: usize, mut each: impl FnMut(&[u8])) {
     for _ in 0..most {
         let Some(item) = ring.next() else {
@@ -141,12 +187,24 @@ fn drain(ring: &mut RingBuf<MapData>, most: usize, mut each: impl FnMut(&[u8])) 
     }
 }
 
+impl Reader {
+    fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new()
+            .name(name.into())
+            .stack_size(256 << 10);
+        self.threads.push(thread.spawn(body)?);
+        Ok(())
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         // An eventfd takes a write of 1 unless it is at its maximum.
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("the thread that reads records panicked");
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread that reads records panicked");
+            }
         }
     }
 }

@@ -17,8 +17,9 @@ pub struct Conversation {
 
 #[derive(Debug)]
 enum Speaks {
-    /// So many bytes of the preface of HTTP/2 have come, and nothing else.
-    Preface(usize),
+    /// So many bytes of the preface of HTTP/2 have come, and nothing else of the client. A server
+    /// of HTTP/2 may say how it wants the connection before that.
+    Preface(usize, Option<Box<h2::Bytes>>),
     Http1(Box<Exchange>),
     Http2(Box<h2::Bytes>),
     /// It cannot be followed any further, and that was said.
@@ -29,7 +30,7 @@ impl Conversation {
     /// Before the first byte, on a port that is declared to speak gRPC or just HTTP.
     pub fn new(is_grpc: bool, memory: &Memory) -> Self {
         Self {
-            speaks: Speaks::Preface(0),
+            speaks: Speaks::Preface(0, None),
             is_grpc,
             share: memory.share(),
         }
@@ -72,7 +73,7 @@ impl Conversation {
                     (0..count).for_each(|_| told(unanswered));
                 }
             }
-            Speaks::Preface(_) | Speaks::Over => {}
+            Speaks::Preface(..) | Speaks::Over => {}
         }
     }
 
@@ -83,8 +84,15 @@ impl Conversation {
         mut bytes: &[u8],
         told: &mut impl FnMut(Outcome),
     ) -> Result<(), Unparsed> {
-        if let Speaks::Preface(have) = self.speaks {
-            bytes = self.greet(from, at, have, bytes)?;
+        if let Speaks::Preface(have, server) = &mut self.speaks {
+            let have = *have;
+            if from == Side::Responses {
+                let server = server.get_or_insert_default();
+                let passed = server.pass(from, at, bytes, told);
+                self.share.set(server.held())?;
+                return passed.map_err(|_no_settings| Unparsed::Unsolicited);
+            }
+            bytes = self.greet(at, have, bytes)?;
         }
         match &mut self.speaks {
             Speaks::Http1(exchange) => exchange.feed(from, bytes, at, |event| {
@@ -106,38 +114,33 @@ impl Conversation {
                 h2.pass(from, at, bytes, told)?;
                 self.share.set(h2.held())
             }
-            Speaks::Preface(_) | Speaks::Over => Ok(()),
+            Speaks::Preface(..) | Speaks::Over => Ok(()),
         }
     }
 
     /// Compares the client's first bytes with the preface of HTTP/2; gives what is behind it.
-    fn greet<'b>(
-        &mut self,
-        from: Side,
-        at: u64,
-        have: usize,
-        bytes: &'b [u8],
-    ) -> Result<&'b [u8], Unparsed> {
-        if from == Side::Responses {
-            return Err(Unparsed::Unsolicited);
-        }
+    fn greet<'b>(&mut self, at: u64, have: usize, bytes: &'b [u8]) -> Result<&'b [u8], Unparsed> {
+        let server = match &mut self.speaks {
+            Speaks::Preface(_, server) => server.take(),
+            _ => None,
+        };
         let (wanted, length) = (&PREFACE[have..], bytes.len().min(PREFACE.len() - have));
         let (first, rest) = bytes.split_at(length);
         if first == wanted {
-            self.speaks = Speaks::Http2(Box::default());
+            self.speaks = Speaks::Http2(server.unwrap_or_default());
             return Ok(rest);
         }
         if wanted.starts_with(first) {
-            self.speaks = Speaks::Preface(have + length);
+            self.speaks = Speaks::Preface(have + length, server);
             return Ok(rest);
         }
-        if self.is_grpc {
+        if self.is_grpc || server.is_some() {
             return Err(Unparsed::NotHttp);
         }
         self.share.set(size_of::<Exchange>())?;
         let mut exchange = Box::<Exchange>::default();
         // What came before was the same as in the preface.
-        exchange.feed(from, &PREFACE[..have], at, |_| {})?;
+        exchange.feed(Side::Requests, &PREFACE[..have], at, |_| {})?;
         self.speaks = Speaks::Http1(exchange);
         Ok(bytes)
     }
@@ -199,6 +202,23 @@ mod tests {
         ];
         assert_eq!(hear(false, &one), Ok(vec![(503, Some(1))]));
         assert_eq!(hear(true, &one), Err(Unparsed::NotHttp));
+    }
+
+    #[test]
+    fn a_server_of_http2_may_speak_first() {
+        let lines = [
+            (Responses, &SETTINGS[..4]),
+            (Requests, &PREFACE[..7]),
+            (Responses, &SETTINGS[4..]),
+            (Requests, &PREFACE[7..]),
+            (Requests, SETTINGS),
+            (Requests, ASKED),
+            (Responses, ANSWERED),
+        ];
+        assert_eq!(hear(true, &lines), Ok(vec![(404, Some(1))]));
+        let http1: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
+        let lines = [(Responses, SETTINGS), (Requests, http1)];
+        assert_eq!(hear(false, &lines), Err(Unparsed::NotHttp));
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub use exchange::{Event, Exchange, Side};
 pub use order::{Order, Piece};
 pub use pending::{MAX_RUNS, Pending, Run};
 pub use socket::{
-    HttpSocket, RequestKey, RequestStats, UnparsedKey, http_flag, request_bit, request_bucket,
+    HttpSocket, RequestKey, RequestStats, UnparsedKey, greeted, http_flag, request_bit,
+    request_bucket,
 };
 pub use stream::{Progress, Stream};
 pub use window::{PIECE, Window};

@@ -2,6 +2,7 @@
 
 use super::{Order, Pending, Stream};
 use crate::REQUEST_BUCKETS;
+use crate::http2::Walk;
 
 /// An accepted connection at an endpoint that speaks HTTP, for as long as its socket lives.
 ///
@@ -34,10 +35,14 @@ pub struct HttpSocket {
     pub bits: u32,
     /// [`http_flag`] bits.
     pub flags: u32,
-    /// Zero.
-    pub _pad: u32,
+    /// Records that were made for the agent, of what the client sends and of what the server sends.
+    pub told: [u32; 2],
+    /// How the server has begun, see [`greeted`].
+    pub greeted: u32,
+    /// Where in its frames each direction is, if it is HTTP/2.
+    pub frames: [Walk; 2],
 }
-const _: () = assert!(size_of::<HttpSocket>() == 448);
+const _: () = assert!(size_of::<HttpSocket>() == 512);
 
 /// Bits of [`HttpSocket::flags`].
 pub mod http_flag {
@@ -45,6 +50,16 @@ pub mod http_flag {
     pub const SEEN: u32 = 1;
     /// Bytes of the server have been seen.
     pub const ANSWERED: u32 = 1 << 1;
+    /// It is HTTP/2: the agent reads what matters.
+    pub const HTTP2: u32 = 1 << 2;
+}
+
+/// How a server has begun: 0 as long as it has not.
+pub mod greeted {
+    /// Not as one of HTTP/2.
+    pub const HTTP1: u32 = 1;
+    /// As one of HTTP/2.
+    pub const HTTP2: u32 = 2;
 }
 
 /// Bits that tell series of requests apart.

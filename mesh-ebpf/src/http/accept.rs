@@ -11,6 +11,7 @@ use aya_ebpf::programs::SockOpsContext;
 use mesh_common::http::{HttpSocket, MAX_RUNS, Method, Stream, Unparsed, http_flag, request_bit};
 use mesh_common::{Destination, IPPROTO_TCP, SocketKey, destination_flag, header_flag};
 
+use super::frames;
 use super::tally;
 use crate::ctx;
 use crate::destination;
@@ -87,6 +88,10 @@ fn closed(ctx: &SockOpsContext) {
     let Some(socket) = socket_of(ctx.ops, 0) else {
         return;
     };
+    if frames::is_agents(socket) {
+        frames::closed(ctx.ops, socket);
+        return;
+    }
     if socket.over != 0 {
         return;
     }

@@ -6,6 +6,7 @@
 
 mod accept;
 mod caller;
+mod frames;
 mod read;
 mod segment;
 mod tally;
@@ -13,11 +14,12 @@ mod tally;
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_TCP_LISTEN, bpf_sock};
-use mesh_common::http::{HttpSocket, Piece, Unparsed, http_flag};
+use mesh_common::http::{HttpSocket, Piece, Unparsed, greeted, http_flag, request_bit};
+use mesh_common::http2::PREFACE;
 
 pub(crate) use self::accept::observe;
-use self::read::Side;
 pub(crate) use self::read::Work;
+use self::read::{Protocol, Side};
 use self::segment::Segment;
 use crate::atomic;
 use crate::ctx;
@@ -54,8 +56,11 @@ pub(crate) fn received(skb: *mut __sk_buff) {
     {
         Piece::Nothing => socket.flags |= http_flag::SEEN,
         Piece::From(at) => {
+            let (at, protocol) = begin_requests(skb, socket, &segment, at);
             socket.flags |= http_flag::SEEN;
-            read::read(skb, socket, &segment, at, Side::Requests);
+            if socket.over == 0 {
+                read::read(skb, socket, &segment, at, (Side::Requests, protocol));
+            }
         }
         Piece::Gap => missed(socket),
     }
@@ -77,8 +82,57 @@ pub(crate) fn sent(skb: *mut __sk_buff) {
         .place(segment.seq, segment.length, &mut socket.responses.skip)
     {
         Piece::Nothing => {}
-        Piece::From(at) => read::read(skb, socket, &segment, at, Side::Responses),
+        Piece::From(at) => {
+            let protocol = begin_responses(skb, socket, &segment, at);
+            read::read(skb, socket, &segment, at, (Side::Responses, protocol));
+        }
         Piece::Gap => missed(socket),
+    }
+}
+
+/// What the client speaks, by its first bytes, and where what is to be read begins.
+#[inline(always)]
+fn begin_requests(
+    skb: *mut __sk_buff,
+    socket: &mut HttpSocket,
+    segment: &Segment,
+    at: u32,
+) -> (u32, Protocol) {
+    if socket.flags & http_flag::HTTP2 != 0 {
+        return (at, Protocol::Http2);
+    }
+    if socket.flags & http_flag::SEEN != 0 {
+        return (at, Protocol::Http1);
+    }
+    if frames::is_preface(skb, segment, at) {
+        socket.flags |= http_flag::HTTP2;
+        return (at + PREFACE.len() as u32, Protocol::Http2);
+    }
+    if socket.bits & request_bit::GRPC != 0 || socket.greeted == greeted::HTTP2 {
+        tally::over(socket, Unparsed::NotHttp);
+    }
+    (at, Protocol::Http1)
+}
+
+/// What the server speaks, by its first bytes.
+#[inline(always)]
+fn begin_responses(
+    skb: *mut __sk_buff,
+    socket: &mut HttpSocket,
+    segment: &Segment,
+    at: u32,
+) -> Protocol {
+    if socket.greeted == 0 {
+        let is_http1 = socket.flags & (http_flag::SEEN | http_flag::HTTP2) == http_flag::SEEN;
+        socket.greeted = if !is_http1 && frames::is_settings(skb, segment, at) {
+            greeted::HTTP2
+        } else {
+            greeted::HTTP1
+        };
+    }
+    match socket.greeted {
+        greeted::HTTP2 => Protocol::Http2,
+        _ => Protocol::Http1,
     }
 }
 

@@ -7,7 +7,9 @@ use core::ptr::from_mut;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop, bpf_skb_load_bytes};
 use mesh_common::http::{HttpSocket, Method, PIECE, Progress, Stream, Unparsed, Window};
+use mesh_common::http2::HeadRecord;
 
+use super::frames;
 use super::segment::Segment;
 use super::tally;
 use crate::atomic;
@@ -24,6 +26,23 @@ pub(super) enum Side {
     Responses,
 }
 
+/// What is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http1,
+    Http2,
+}
+
+impl From<Side> for mesh_common::http::Side {
+    #[inline(always)]
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Requests => Self::Requests,
+            Side::Responses => Self::Responses,
+        }
+    }
+}
+
 /// Room to read one packet. It lives in a map and not on the stack, so that the verifier does not
 /// follow its values through every step.
 #[repr(C)]
@@ -32,13 +51,15 @@ pub(crate) struct Work {
     taken: u64,
     window: Window,
     /// When the packet was seen, nanoseconds since boot.
-    now: u64,
+    pub(super) now: u64,
     /// What is left of the packet, and where that is.
-    at: u32,
-    left: u32,
+    pub(super) at: u32,
+    pub(super) left: u32,
     /// Whether all of it was read, or what can be.
-    done: u32,
+    pub(super) done: u32,
     _pad: u32,
+    /// What the agent is told.
+    pub(super) record: HeadRecord,
 }
 
 impl Work {
@@ -64,10 +85,10 @@ impl Work {
 
 /// What the steps are told.
 #[repr(C)]
-struct Turn {
-    skb: *mut __sk_buff,
-    socket: *mut HttpSocket,
-    work: *mut Work,
+pub(super) struct Turn {
+    pub(super) skb: *mut __sk_buff,
+    pub(super) socket: *mut HttpSocket,
+    pub(super) work: *mut Work,
 }
 
 /// Reads what `segment` holds from its byte `from` on.
@@ -77,7 +98,7 @@ pub(super) fn read(
     socket: &mut HttpSocket,
     segment: &Segment,
     from: u32,
-    side: Side,
+    (side, protocol): (Side, Protocol),
 ) {
     let Some(work) = Work::claim() else {
         tally::over(socket, Unparsed::Busy);
@@ -93,17 +114,25 @@ pub(super) fn read(
         socket: from_mut(socket),
         work: from_mut(work),
     };
-    let step = match side {
-        Side::Requests => request_step as *mut c_void,
-        Side::Responses => response_step as *mut c_void,
-    };
-    // SAFETY: the callbacks have the signature the helper calls and take a `Turn`.
-    unsafe { bpf_loop(MAX_STEPS, step, from_mut(&mut turn).cast(), 0) };
+    let turn: *mut c_void = from_mut(&mut turn).cast();
+    // A call each: the verifier has to know which callback it is.
+    match (side, protocol) {
+        (Side::Requests, Protocol::Http1) => walk(request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http1) => walk(response_step as *mut c_void, turn),
+        (Side::Requests, Protocol::Http2) => walk(frames::request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http2) => walk(frames::response_step as *mut c_void, turn),
+    }
     if work.done == 0 {
         tally::over(socket, Unparsed::Busy);
     }
     // SAFETY: a field of a map value that lives while the program runs.
     unsafe { atomic::exchange(&raw mut work.taken, 0) };
+}
+
+#[inline(always)]
+fn walk(step: *mut c_void, turn: *mut c_void) {
+    // SAFETY: the callbacks have the signature the helper calls and take a `Turn`.
+    unsafe { bpf_loop(MAX_STEPS, step, turn, 0) };
 }
 
 /// One step over what the client sends; returns 1 when the packet has been read.
@@ -165,7 +194,7 @@ extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
 }
 
 #[inline(always)]
-fn stop(work: &mut Work, socket: &mut HttpSocket, reason: Unparsed) -> i64 {
+pub(super) fn stop(work: &mut Work, socket: &mut HttpSocket, reason: Unparsed) -> i64 {
     work.done = 1;
     tally::over(socket, reason);
     1
@@ -173,7 +202,7 @@ fn stop(work: &mut Work, socket: &mut HttpSocket, reason: Unparsed) -> i64 {
 
 /// Hides from the compiler where a number comes from: it leaves out tests that the verifier needs.
 #[inline(always)]
-fn opaque(number: u32) -> u32 {
+pub(super) fn opaque(number: u32) -> u32 {
     let mut number = u64::from(number);
     // SAFETY: moves a register to itself.
     unsafe { asm!("{number} = {number}", number = inout(reg) number) };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use mesh_common::Counter;
 use prometheus_client::registry::Unit;
 
 use super::sheet::{Pair, Sheet, Value};
@@ -32,6 +33,12 @@ pub(super) fn encode(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             ];
             (labels, Value::Count(*count))
         }),
+    )?;
+    sheet.single(
+        "mesh_http_frames_lost",
+        None,
+        "Frames of HTTP/2 that found the way to the agent full; their connections are not followed any further.",
+        Some(Value::Count(content.snapshot.counter(Counter::HeadsLost))),
     )?;
     let http = &content.snapshot.http;
     let cgroups = [("read", http.cgroups), ("missed", http.missing)];
