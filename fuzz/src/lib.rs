@@ -6,6 +6,7 @@ pub mod answers;
 pub mod compiled;
 pub mod grammar;
 pub mod plain;
+pub mod http1;
 pub mod requests;
 pub mod wires;
 

@@ -286,7 +286,8 @@ fn nginx_and_curl_are_understood() {
         let stage = Stage::new(sandbox, "http");
         let listen = "listen 127.0.0.1:8081 http2; location / { return 200 \"hello\"; } \
                       location /no { return 503; } location /empty { return 204; }";
-        let _nginx = Nginx::start(&stage.payments, &sandbox.path("nginx"), &[], listen);
+        let nowhere: [SocketAddr; 0] = [];
+        let _nginx = Nginx::start(&stage.payments, &sandbox.path("nginx"), &nowhere, listen);
         let _nginx = _nginx.expect("nginx");
         for (method, path) in CURLS {
             // One connection each: this curl cannot use one again.
@@ -422,6 +423,7 @@ fn http1_to_another_node_is_counted_on_both() {
             path: "/".into(),
             connections: 4,
             requests: 5_000,
+            fail_every: 0,
         };
         let call = || Ok(load.run(&checkout, &nodes.here.sandbox.path("wrk"))?);
         let seen = nodes.here.namespace.run(call).expect("wrk");
