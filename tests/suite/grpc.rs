@@ -286,7 +286,7 @@ fn nginx_and_curl_are_understood() {
         let stage = Stage::new(sandbox, "http");
         let listen = "listen 127.0.0.1:8081 http2; location / { return 200 \"hello\"; } \
                       location /no { return 503; } location /empty { return 204; }";
-        let nowhere: [SocketAddr; 0] = [];
+        let nowhere: [&str; 0] = [];
         let _nginx = Nginx::start(&stage.payments, &sandbox.path("nginx"), &nowhere, listen);
         let _nginx = _nginx.expect("nginx");
         for (method, path) in CURLS {

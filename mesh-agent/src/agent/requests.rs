@@ -21,7 +21,7 @@ pub(super) fn name(snapshot: &mut Snapshot, stats: &Stats, names: &Names) {
             method: Method(key.method as u8).name(),
             response_code: key.status,
             grpc_status: None,
-            count: stats.count,
+            count: stats.unanswered + stats.buckets.iter().sum::<u64>(),
         })
         .collect();
     snapshot.request_durations = durations(&stats.requests, names);

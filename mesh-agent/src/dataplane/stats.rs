@@ -174,7 +174,7 @@ fn forget_keys<K>(keys: Vec<K>, mut remove: impl FnMut(&K) -> Result<(), MapErro
 }
 
 fn add_requests(mut total: RequestStats, cpu: &RequestStats) -> RequestStats {
-    total.count += cpu.count;
+    total.unanswered += cpu.unanswered;
     total.elapsed_ns += cpu.elapsed_ns;
     for (sum, count) in total.buckets.iter_mut().zip(cpu.buckets) {
         *sum += count;

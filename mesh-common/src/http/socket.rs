@@ -93,9 +93,9 @@ const _: () = assert!(size_of::<RequestKey>() == 20);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestStats {
-    /// How many.
-    pub count: u64,
-    /// Sum of the times between first bytes, nanoseconds, of those that were answered.
+    /// Requests without an answer.
+    pub unanswered: u64,
+    /// Sum of the times between first bytes, nanoseconds, of those with one.
     pub elapsed_ns: u64,
     /// Those times by bucket, see [`request_bucket`].
     pub buckets: [u64; REQUEST_BUCKETS],

@@ -13,7 +13,8 @@ mod tally;
 
 use core::mem::offset_of;
 
-use aya_ebpf::bindings::{__sk_buff, BPF_TCP_LISTEN, bpf_sock};
+use aya_ebpf::bindings::{__sk_buff, BPF_TCP_LISTEN, bpf_sock, bpf_tcp_sock as bpf_tcp_sock_info};
+use aya_ebpf::helpers::bpf_tcp_sock;
 use mesh_common::http::{HttpSocket, Piece, Unparsed, greeted, http_flag, request_bit};
 use mesh_common::http2::PREFACE;
 
@@ -71,12 +72,19 @@ pub(crate) fn received(skb: *mut __sk_buff) {
 /// Looks at a packet of a socket of the workload. The socket is locked by whoever sends.
 #[inline(always)]
 pub(crate) fn sent(skb: *mut __sk_buff) {
-    let Some(socket) = socket_of(skb).and_then(|sk| ctx::storage(&HTTP_SOCKETS, sk, 0)) else {
+    let Some(sk) = socket_of(skb) else {
+        return;
+    };
+    let Some(socket) = ctx::storage(&HTTP_SOCKETS, sk, 0) else {
         return;
     };
     let Some(segment) = wanted(skb, socket) else {
         return;
     };
+    if socket.flags & http_flag::SEEN == 0 {
+        tally::over(socket, unasked(sk));
+        return;
+    }
     match socket
         .sent
         .place(segment.seq, segment.length, &mut socket.responses.skip)
@@ -150,6 +158,22 @@ fn wanted(skb: *mut __sk_buff, socket: &HttpSocket) -> Option<Segment> {
     }
     let segment = Segment::parse(skb)?;
     (segment.length != 0).then_some(segment)
+}
+
+/// Why a socket sends before any bytes for it were seen.
+#[inline(always)]
+fn unasked(sk: *mut bpf_sock) -> Unparsed {
+    // SAFETY: a socket pointer of the context, checked not to be null.
+    let tcp = unsafe { bpf_tcp_sock(sk) };
+    if tcp.is_null() {
+        return Unparsed::MidStream;
+    }
+    let received: u64 = ctx::field(tcp, offset_of!(bpf_tcp_sock_info, bytes_received));
+    if received == 0 {
+        Unparsed::Unsolicited
+    } else {
+        Unparsed::MidStream
+    }
 }
 
 /// Bytes that matter were missed.

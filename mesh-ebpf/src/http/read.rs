@@ -47,7 +47,7 @@ impl From<Side> for mesh_common::http::Side {
 /// follow its values through every step.
 #[repr(C)]
 pub(crate) struct Work {
-    /// Whether it is in use.
+    /// Whether it is in use, by what is sent.
     taken: u64,
     window: Window,
     /// When the packet was seen, nanoseconds since boot.
@@ -68,8 +68,15 @@ impl Work {
 
     /// Room that nobody uses on this CPU.
     #[inline(always)]
-    fn claim<'a>() -> Option<&'a mut Self> {
-        for index in 0..Self::COUNT {
+    fn claim<'a>(side: Side) -> Option<&'a mut Self> {
+        if side == Side::Requests {
+            // What arrives is looked at with softirqs disabled: nothing interrupts it that needs
+            // the same room.
+            let work = HTTP_WORK.get_ptr_mut(0)?;
+            // SAFETY: a map value that lives while the program runs.
+            return Some(unsafe { &mut *work });
+        }
+        for index in 1..Self::COUNT {
             let work = HTTP_WORK.get_ptr_mut(index)?;
             // SAFETY: a map value that lives while the program runs.
             let taken = unsafe { &raw mut (*work).taken };
@@ -100,7 +107,7 @@ pub(super) fn read(
     from: u32,
     (side, protocol): (Side, Protocol),
 ) {
-    let Some(work) = Work::claim() else {
+    let Some(work) = Work::claim(side) else {
         tally::over(socket, Unparsed::Busy);
         return;
     };
@@ -125,8 +132,10 @@ pub(super) fn read(
     if work.done == 0 {
         tally::over(socket, Unparsed::Busy);
     }
-    // SAFETY: a field of a map value that lives while the program runs.
-    unsafe { atomic::exchange(&raw mut work.taken, 0) };
+    if side == Side::Responses {
+        // SAFETY: a field of a map value that lives while the program runs.
+        unsafe { atomic::exchange(&raw mut work.taken, 0) };
+    }
 }
 
 #[inline(always)]

@@ -12,7 +12,7 @@ use crate::maps::{REQUESTS, UNPARSED};
 
 /// A series before anything is counted; not on the stack, which is too small for it.
 static NO_STATS: RequestStats = RequestStats {
-    count: 0,
+    unanswered: 0,
     elapsed_ns: 0,
     buckets: [0; REQUEST_BUCKETS],
 };
@@ -25,8 +25,6 @@ pub(super) fn answered(socket: &HttpSocket, method: Method, status: u16, elapsed
     };
     let bucket = request_bucket(elapsed_ns);
     // SAFETY: `stats` is a map value that lives while the program runs.
-    count::add(unsafe { &raw mut (*stats).count }, 1);
-    // SAFETY: as above.
     count::add(unsafe { &raw mut (*stats).elapsed_ns }, elapsed_ns);
     if bucket < REQUEST_BUCKETS {
         // SAFETY: as above, and within bounds.
@@ -39,7 +37,7 @@ pub(super) fn answered(socket: &HttpSocket, method: Method, status: u16, elapsed
 pub(super) fn unanswered(socket: &HttpSocket, method: Method, requests: u32) {
     if let Some(stats) = series(socket, method, 0) {
         // SAFETY: `stats` is a map value that lives while the program runs.
-        count::add(unsafe { &raw mut (*stats).count }, u64::from(requests));
+        count::add(unsafe { &raw mut (*stats).unanswered }, u64::from(requests));
     }
 }
 
