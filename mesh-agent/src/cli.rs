@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::output::Output;
-use crate::commands::{ca, doctor, explain, flows, status, suggest};
+use crate::commands::{ca, doctor, explain, flows, status, suggest, top};
 use crate::config::DEFAULT_PATH;
 
 /// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
@@ -107,6 +107,16 @@ pub enum Command {
     Suggest {
         #[command(flatten)]
         args: suggest::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Show services and how they are, once a second: rate, success, latency, bytes, denials.
+    ///
+    /// What a service is called for, or what it calls if it is never called. Keys sort and quit; the last line
+    /// tells them. Exits with 4 if no agent answers.
+    Top {
+        #[command(flatten)]
+        args: top::Args,
         #[command(flatten)]
         config: ConfigArg,
     },

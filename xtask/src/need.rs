@@ -24,19 +24,21 @@ pub(crate) enum Need {
     Tcpdump,
     Openssl,
     Chromium,
+    Tmux,
 }
 
 impl Need {
     pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
     /// The demo and the benchmarks, which make network namespaces.
     pub(crate) const RUN: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Ip];
-    pub(crate) const TEST: [Self; 6] = [
+    pub(crate) const TEST: [Self; 7] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
         Self::Openssl,
         Self::Chromium,
+        Self::Tmux,
     ];
     /// The guests of `cargo xtask vm`.
     pub(crate) const VM: [Self; 6] = [
@@ -60,13 +62,14 @@ impl Need {
     /// What `demo --two-hosts` looks at the wire with.
     pub(crate) const TWO_HOSTS: [Self; 1] = [Self::Tcpdump];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
         Self::Prometheus,
         Self::Openssl,
         Self::Chromium,
+        Self::Tmux,
         Self::Qemu,
         Self::Cpio,
         Self::Kmod,
@@ -96,6 +99,7 @@ impl Need {
             Self::Tcpdump => "tcpdump",
             Self::Openssl => "openssl",
             Self::Chromium => "chromium and chromedriver",
+            Self::Tmux => "tmux",
         }
     }
 
@@ -120,6 +124,7 @@ impl Need {
             Self::Tcpdump => "shows what crosses the wire in `demo --two-hosts`",
             Self::Openssl => "is another TLS implementation for the tests to meet",
             Self::Chromium => "looks at the page in the tests",
+            Self::Tmux => "is the terminal of `top` in the tests",
         }
     }
 
@@ -150,6 +155,7 @@ impl Need {
             Self::LoadTools => host::finds("wrk") && host::finds("iperf3"),
             Self::Tcpdump => host::finds("tcpdump"),
             Self::Openssl => host::finds("openssl"),
+            Self::Tmux => host::finds("tmux"),
             Self::Chromium => host::finds("chromium") && host::finds("chromedriver"),
         }
     }
@@ -171,6 +177,7 @@ impl Need {
             Self::LoadTools => &["wrk", "iperf3"],
             Self::Tcpdump => &["tcpdump"],
             Self::Openssl => &["openssl"],
+            Self::Tmux => &["tmux"],
             // The fonts that text needs to have a width.
             Self::Chromium => &["chromium", "chromium-driver", "fonts-dejavu-core"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
@@ -214,6 +221,7 @@ impl Need {
             ),
             (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
             (Self::Openssl, false) => Some("# put openssl on PATH"),
+            (Self::Tmux, false) => Some("# put tmux on PATH"),
             (Self::Chromium, false) => Some("# put chromium and its chromedriver on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),

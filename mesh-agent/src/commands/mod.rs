@@ -8,4 +8,5 @@ pub mod flows;
 pub mod output;
 pub mod status;
 pub mod suggest;
+pub mod top;
 pub mod unload;

@@ -141,7 +141,7 @@ impl TrafficView {
 
 impl TrafficView {
     /// Requests a second, or attempts to connect where no requests are measured.
-    pub(super) fn calls_per_second(&self) -> Option<f64> {
+    pub fn calls_per_second(&self) -> Option<f64> {
         let RatesView {
             connections_per_second,
             requests_per_second,
