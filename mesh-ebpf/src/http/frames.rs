@@ -62,7 +62,9 @@ fn step(turn: *mut Turn, side: Side) -> i64 {
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
     // SAFETY: as above.
-    let (socket, work) = unsafe { (&mut *socket, &mut *work) };
+    let socket = unsafe { &mut *socket };
+    // SAFETY: as above.
+    let work = unsafe { &mut *work };
     let (stream, walk) = parts(socket, side);
     let skipped = stream.pass_over(u64::from(work.left)) as u32;
     work.at += skipped;

@@ -150,7 +150,9 @@ extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
     // SAFETY: as above.
-    let (socket, work) = unsafe { (&mut *socket, &mut *work) };
+    let socket = unsafe { &mut *socket };
+    // SAFETY: as above.
+    let work = unsafe { &mut *work };
     if index == 0 {
         return fill(skb, work, &mut socket.requests);
     }
@@ -177,7 +179,9 @@ extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
     // SAFETY: as above.
-    let (socket, work) = unsafe { (&mut *socket, &mut *work) };
+    let socket = unsafe { &mut *socket };
+    // SAFETY: as above.
+    let work = unsafe { &mut *work };
     if index == 0 {
         return fill(skb, work, &mut socket.responses);
     }
