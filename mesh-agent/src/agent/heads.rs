@@ -218,7 +218,10 @@ mod tests {
     const ANSWER: &[u8] = &[0x8e];
     const SERVER: u32 = head_flag::RESPONSES;
 
-    fn told(heads: &Heads) -> (Vec<(u16, u64)>, Vec<(Unparsed, u64)>) {
+    /// Counts, by code and by reason.
+    type Told = (Vec<(u16, u64)>, Vec<(Unparsed, u64)>);
+
+    fn told(heads: &Heads) -> Told {
         let mut snapshot = Snapshot::default();
         heads.calls.tell(&mut snapshot, &Names::default());
         let requests = snapshot.requests.iter();
