@@ -81,10 +81,6 @@ pub(crate) fn sent(skb: *mut __sk_buff) {
     let Some(segment) = wanted(skb, socket) else {
         return;
     };
-    if socket.flags & http_flag::SEEN == 0 {
-        tally::over(socket, unasked(sk));
-        return;
-    }
     match socket
         .sent
         .place(segment.seq, segment.length, &mut socket.responses.skip)
@@ -92,6 +88,10 @@ pub(crate) fn sent(skb: *mut __sk_buff) {
         Piece::Nothing => {}
         Piece::From(at) => {
             let protocol = begin_responses(skb, socket, &segment, at);
+            if socket.flags & http_flag::SEEN == 0 && protocol == Protocol::Http1 {
+                tally::over(socket, unasked(sk));
+                return;
+            }
             read::read(skb, socket, &segment, at, (Side::Responses, protocol));
         }
         Piece::Gap => missed(socket),
