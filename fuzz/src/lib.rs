@@ -5,8 +5,9 @@
 pub mod answers;
 pub mod compiled;
 pub mod grammar;
-pub mod plain;
 pub mod http1;
+pub mod identity;
+pub mod plain;
 pub mod requests;
 pub mod wires;
 

@@ -26,7 +26,11 @@ fn said(lines: &[(bool, &[u8])], cut: usize) -> Said {
         heard.push((outcome.code, outcome.grpc));
     };
     for (by_server, line) in lines {
-        let from = if *by_server { Side::Responses } else { Side::Requests };
+        let from = if *by_server {
+            Side::Responses
+        } else {
+            Side::Requests
+        };
         for part in line.chunks(cut) {
             let passed = conversation.pass(from, 0, part, &mut told);
             failed = failed.or(passed.err());
@@ -35,7 +39,11 @@ fn said(lines: &[(bool, &[u8])], cut: usize) -> Said {
     conversation.end(&mut told);
     drop(conversation);
     assert_eq!(memory.held(), 0);
-    assert_ne!(failed, Some(Unparsed::NoStorage), "it holds more than it may");
+    assert_ne!(
+        failed,
+        Some(Unparsed::NoStorage),
+        "it holds more than it may"
+    );
     (heard, failed)
 }
 

@@ -6,6 +6,7 @@
 
 mod bundle;
 mod certificate;
+mod digest;
 mod name;
 mod peer;
 mod refusal;

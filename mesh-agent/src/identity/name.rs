@@ -5,7 +5,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::certificate::sha256;
 use crate::policy::model::ServiceName;
 
 /// A member of the mesh, within a trust domain.
@@ -67,19 +66,6 @@ impl Identity {
         }
     }
 
-    /// The name under which a server with several certificates is asked for this one (SNI). It
-    /// crosses the network in clear, so it is a digest of the SPIFFE id's path, which says
-    /// nothing to who does not know the services.
-    pub fn server_name(&self) -> String {
-        let path = self.uri("");
-        let digest = sha256(path.as_bytes());
-        let hex: String = digest[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("{hex}.mesh")
-    }
-
     /// A name that people can read, for files and the like.
     ///
     /// Where dots in names leave open which part is the namespace, the number of dots in the
@@ -135,19 +121,6 @@ mod tests {
         assert!(seen.contains("b.a.svc.mesh") && seen.contains("a.b.a.1.svc.mesh"));
         let node = Identity::Node("edge-1".into());
         assert_eq!(node.readable_name(), "edge-1.node.mesh");
-    }
-
-    #[test]
-    fn what_crosses_the_network_names_nobody() {
-        let service = Identity::Service(ServiceName {
-            namespace: "shop".into(),
-            name: "payments".into(),
-        });
-        // printf 'spiffe:///ns/shop/sa/payments' | sha256sum | head -c 32
-        assert_eq!(
-            service.server_name(),
-            "8b7f46a2279e8e7247f95dcbf79ae836.mesh"
-        );
     }
 
     #[test]
