@@ -196,6 +196,12 @@ fn a_terminal_shows_services_sorts_resizes_and_is_left_as_it_was() {
         until(SOON, "it ends", || running(sandbox).is_empty());
         terminal.sees("ready$");
         terminal.is_restored();
+
+        // A terminal that goes away under it, as when a connection is lost.
+        terminal.keys(&[&top, "Enter"]);
+        until(SOON, "it runs again", || running(sandbox).len() == 1);
+        terminal.tmux(&["kill-server"]);
+        until(SOON, "it ends", || running(sandbox).is_empty());
     });
 }
 

@@ -13,6 +13,8 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Cell, Row, Table, TableState};
 use ratatui::{DefaultTerminal, Frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use super::rows::{HEAD, Sort, rows};
 use crate::telemetry::services::Services;
@@ -67,6 +69,23 @@ fn signals() -> io::Result<SignalFd> {
     Ok(SignalFd::with_flags(&set, flags)?)
 }
 
+/// Waits for keys, for a moment; whether the terminal is gone, which crossterm would go on reading.
+fn has_hung_up() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut keys = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(LOOK.subsec_nanos()),
+    };
+    match poll(&mut keys, Some(&timeout)) {
+        Ok(_) => Ok(keys[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR)),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 fn keep_asking(ask: &impl Fn() -> Answer, answers: &Sender<Answer>, stopped: &Receiver<()>) {
     while answers.send(ask()).is_ok() {
         if stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Disconnected) {
@@ -105,7 +124,10 @@ impl Screen {
             if signals.read_signal()?.is_some() {
                 return Ok(());
             }
-            if event::poll(LOOK)? {
+            if has_hung_up()? {
+                return Ok(());
+            }
+            while event::poll(Duration::ZERO)? {
                 // A new size is an event, too.
                 stale = true;
                 if self.ends(&event::read()?) {
