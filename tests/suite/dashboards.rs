@@ -124,8 +124,25 @@ fn compared(rule: &Value) -> String {
         .iter()
         .filter_map(|sign| query.rfind(sign))
         .max();
-    let end = last.filter(|_| rule["type"] == "alerting");
-    query[..end.unwrap_or(query.len())].to_owned()
+    match last.filter(|_| rule["type"] == "alerting") {
+        Some(end) => any_value(&query[..end]),
+        None => query.to_owned(),
+    }
+}
+
+/// A query that asks only that labels are there, whatever their values: nothing is wrong here.
+fn any_value(query: &str) -> String {
+    let mut parts = query.split('{');
+    let mut any = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (matchers, rest) = part.split_once('}').expect("closed");
+        let names = matchers
+            .split(',')
+            .filter_map(|one| one.split(['=', '!']).next());
+        let matchers: Vec<_> = names.map(|name| format!("{name}=~\".+\"")).collect();
+        any += &format!("{{{}}}{rest}", matchers.join(","));
+    }
+    any
 }
 
 fn promtool(arguments: &[&str], files: &[PathBuf]) {

@@ -15,6 +15,8 @@ use mesh_tests::web::{self, Load, Nginx, in_cgroup};
 use mesh_tests::{Mesh, Sandbox, agent, host};
 use nix::sys::signal::Signal;
 
+/// Debian's, which is the one that Debian's packages are for.
+const PYTHON: &str = "/usr/bin/python3";
 const SHOP: &str = r#"
 [mesh]
 default = "deny"
@@ -247,14 +249,14 @@ fn grpc_tells_its_status() {
 #[test]
 fn grpcs_own_library_is_understood() {
     host::run_for(Duration::from_secs(60), "grpc-python", |sandbox| {
-        let has_it = Command::new("python3").args(["-c", "import grpc"]).output();
+        let has_it = Command::new(PYTHON).args(["-c", "import grpc"]).output();
         if !has_it.is_ok_and(|output| output.status.success()) {
             eprintln!("SKIPPED: needs gRPC for Python (Debian package python3-grpcio)");
             return;
         }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/grpc_peer.py");
         let python = |cgroup: &Path, arguments: &[&str]| {
-            let mut command = in_cgroup(cgroup, "python3");
+            let mut command = in_cgroup(cgroup, PYTHON);
             command.arg(script).args(arguments);
             command
         };

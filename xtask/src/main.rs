@@ -46,6 +46,9 @@ fn run(arguments: &[String]) -> Result<bool> {
             if rest.iter().any(|argument| argument == "--two-hosts") {
                 setup::ensure(&Need::TWO_HOSTS)?;
             }
+            if rest.iter().any(|argument| argument == "--web") {
+                setup::ensure(&Need::WEB)?;
+            }
             run_binary("mesh-demo", rest)?;
         }
         "bench" if rest.first().is_some_and(|first| first == "tunnel") => bench_tunnel(rest)?,

@@ -23,6 +23,8 @@ pub(crate) enum Need {
     LoadTools,
     Tcpdump,
     Openssl,
+    Web,
+    Grpc,
     Chromium,
     Tmux,
 }
@@ -31,7 +33,7 @@ impl Need {
     pub(crate) const BUILD: [Self; 2] = [Self::BpfCompiler, Self::BpfLinker];
     /// The demo and the benchmarks, which make network namespaces.
     pub(crate) const RUN: [Self; 3] = [Self::BpfCompiler, Self::BpfLinker, Self::Ip];
-    pub(crate) const TEST: [Self; 7] = [
+    pub(crate) const TEST: [Self; 9] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -39,6 +41,8 @@ impl Need {
         Self::Openssl,
         Self::Chromium,
         Self::Tmux,
+        Self::Web,
+        Self::Grpc,
     ];
     /// The guests of `cargo xtask vm`.
     pub(crate) const VM: [Self; 6] = [
@@ -61,8 +65,10 @@ impl Need {
     pub(crate) const TUNNEL: [Self; 2] = [Self::Proxies, Self::LoadTools];
     /// What `demo --two-hosts` looks at the wire with.
     pub(crate) const TWO_HOSTS: [Self; 1] = [Self::Tcpdump];
+    /// What `demo --web` shows requests of.
+    pub(crate) const WEB: [Self; 1] = [Self::Web];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -70,6 +76,8 @@ impl Need {
         Self::Openssl,
         Self::Chromium,
         Self::Tmux,
+        Self::Web,
+        Self::Grpc,
         Self::Qemu,
         Self::Cpio,
         Self::Kmod,
@@ -100,6 +108,8 @@ impl Need {
             Self::Openssl => "openssl",
             Self::Chromium => "chromium and chromedriver",
             Self::Tmux => "tmux",
+            Self::Web => "nginx, wrk and curl",
+            Self::Grpc => "gRPC for Python",
         }
     }
 
@@ -125,6 +135,10 @@ impl Need {
             Self::Openssl => "is another TLS implementation for the tests to meet",
             Self::Chromium => "looks at the page in the tests",
             Self::Tmux => "is the terminal of `top` in the tests",
+            Self::Web => {
+                "serve and send the requests that tests and `demo --web` count; not kept running"
+            }
+            Self::Grpc => "serves and makes the gRPC calls that tests count",
         }
     }
 
@@ -156,6 +170,8 @@ impl Need {
             Self::Tcpdump => host::finds("tcpdump"),
             Self::Openssl => host::finds("openssl"),
             Self::Tmux => host::finds("tmux"),
+            Self::Web => ["nginx", "wrk", "curl"].into_iter().all(host::finds),
+            Self::Grpc => host::succeeds("/usr/bin/python3", &["-c", "import grpc"]),
             Self::Chromium => host::finds("chromium") && host::finds("chromedriver"),
         }
     }
@@ -178,6 +194,8 @@ impl Need {
             Self::Tcpdump => &["tcpdump"],
             Self::Openssl => &["openssl"],
             Self::Tmux => &["tmux"],
+            Self::Web => &["nginx", "wrk", "curl"],
+            Self::Grpc => &["python3-grpcio"],
             // The fonts that text needs to have a width.
             Self::Chromium => &["chromium", "chromium-driver", "fonts-dejavu-core"],
             Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
@@ -188,6 +206,7 @@ impl Need {
     pub(crate) fn services(self) -> &'static [&'static str] {
         match self {
             Self::Prometheus => &["prometheus"],
+            Self::Web => &["nginx"],
             Self::Proxies => &["nginx", "haproxy", "stunnel.target"],
             Self::LoadTools => &["iperf3"],
             _ => &[],
@@ -222,6 +241,8 @@ impl Need {
             (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
             (Self::Openssl, false) => Some("# put openssl on PATH"),
             (Self::Tmux, false) => Some("# put tmux on PATH"),
+            (Self::Web, false) => Some("# put nginx, wrk and curl on PATH"),
+            (Self::Grpc, false) => Some("# let /usr/bin/python3 import grpc"),
             (Self::Chromium, false) => Some("# put chromium and its chromedriver on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
