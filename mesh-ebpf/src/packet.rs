@@ -1,6 +1,6 @@
 //! The first packet of a connection, or a datagram, as `cgroup_skb` shows it: from the IP header on.
 
-use core::mem::size_of;
+use core::mem::{MaybeUninit, size_of};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
@@ -118,7 +118,7 @@ pub(crate) fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32,
 
 #[inline(always)]
 pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = [0u8; N];
+    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
     // SAFETY: the context as the kernel handed it over, and room for as many bytes as are asked
     // for.
     let failed = unsafe {
@@ -129,5 +129,9 @@ pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[
             size_of::<[u8; N]>() as u32,
         )
     };
-    (failed == 0).then_some(bytes)
+    if failed != 0 {
+        return None;
+    }
+    // SAFETY: the helper has written all of it.
+    Some(unsafe { bytes.assume_init() })
 }

@@ -12,7 +12,7 @@ use mesh_common::http2::{
     FRAME_HEADER, FrameHeader, HEAD_BYTES, Head, Kept, PREFACE, Walk, frame_kind, head_flag,
 };
 
-use super::read::{Side, Turn, Work, opaque, stop};
+use super::read::{Side, Turn, Work, bounded, stop};
 use super::segment::Segment;
 use crate::count;
 use crate::maps::HTTP_HEADS;
@@ -141,11 +141,8 @@ fn payload(
     } else {
         work.left
     };
-    length = opaque(length);
-    if length > HEAD_BYTES as u32 {
-        length = HEAD_BYTES as u32;
-    }
     if length != 0 {
+        length = bounded::<{ HEAD_BYTES as u32 }>(length);
         let bytes = work.record.bytes.as_mut_ptr();
         // SAFETY: the context as the kernel handed it over, and room for so many bytes.
         let failed = unsafe { bpf_skb_load_bytes(skb.cast(), work.at, bytes.cast(), length) };
