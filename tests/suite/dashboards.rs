@@ -199,15 +199,14 @@ fn every_query_of_the_dashboard_and_the_rules_has_an_answer() {
                 },
             );
         }
-        let rules = here
-            .run(|| Ok(prometheus.document("/api/v1/rules")))
-            .expect("asked");
-        for rule in rules["data"]["groups"]
-            .as_array()
-            .expect("groups")
-            .iter()
-            .flat_map(|group| group["rules"].as_array().into_iter().flatten())
-        {
+        let mut rules = Vec::new();
+        until(Duration::from_secs(20), "all rules are evaluated", || {
+            traffic();
+            let document = here.run(|| Ok(prometheus.document("/api/v1/rules")));
+            rules = rules_of(&document.expect("asked"));
+            !rules.is_empty() && rules.iter().all(|rule| rule["health"] != "unknown")
+        });
+        for rule in &rules {
             assert_eq!(rule["health"], "ok", "{rule:#}");
             let query = compared(rule);
             until(Duration::from_secs(20), &query, || {
@@ -216,6 +215,12 @@ fn every_query_of_the_dashboard_and_the_rules_has_an_answer() {
             });
         }
     });
+}
+
+fn rules_of(document: &Value) -> Vec<Value> {
+    let groups = document["data"]["groups"].as_array().into_iter().flatten();
+    let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
+    rules.cloned().collect()
 }
 
 /// Whether there is a series with a number.
