@@ -12,6 +12,7 @@
 
 mod code;
 mod exchange;
+mod head;
 mod order;
 mod pending;
 mod socket;
