@@ -118,20 +118,27 @@ pub(crate) fn skip_extensions(skb: *mut __sk_buff, mut next: u8) -> Option<(u32,
 
 #[inline(always)]
 pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
-    let mut bytes = MaybeUninit::<[u8; N]>::uninit();
+    load_as(skb, offset)
+}
+
+/// The same as words, of which each is in the order of the packet.
+#[inline(always)]
+pub(crate) fn load_words<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u64; N]> {
+    load_as(skb, offset)
+}
+
+/// Reads a `T`, which takes any bytes.
+#[inline(always)]
+fn load_as<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let length = size_of::<T>() as u32;
     // SAFETY: the context as the kernel handed it over, and room for as many bytes as are asked
     // for.
-    let failed = unsafe {
-        bpf_skb_load_bytes(
-            skb.cast(),
-            offset,
-            bytes.as_mut_ptr().cast(),
-            size_of::<[u8; N]>() as u32,
-        )
-    };
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), offset, value.as_mut_ptr().cast(), length) };
     if failed != 0 {
         return None;
     }
     // SAFETY: the helper has written all of it.
-    Some(unsafe { bytes.assume_init() })
+    Some(unsafe { value.assume_init() })
 }

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::ctx;
-use crate::packet::{load, skip_extensions};
+use crate::packet::{load, load_words, skip_extensions};
 
 /// The bytes of a TCP segment.
 pub(super) struct Segment {
@@ -22,24 +22,23 @@ impl Segment {
     #[inline(always)]
     pub(super) fn parse(skb: *mut __sk_buff) -> Option<Self> {
         let whole: u32 = ctx::field(skb, offset_of!(__sk_buff, len));
-        // Both headers, if they are of IPv4 without options, which most are.
-        let headers = load::<33>(skb, 0)?;
-        let mut tcp = [0; 13];
-        tcp.copy_from_slice(&headers[20..]);
-        let mut header = 20;
-        if headers[0] != 0x45 {
-            header = if headers[0] >> 4 == 4 {
-                u32::from(headers[0] & 0xf) * 4
+        // Both headers, if they are of IPv4 without options, which most are. By words: a compiler
+        // copies arrays of bytes one by one.
+        let [first, _, _, fourth, fifth] = load_words::<5>(skb, 0)?.map(u64::from_le);
+        let (mut header, mut seq, mut offset) = (20, (fourth as u32).swap_bytes(), fifth as u8);
+        if first as u8 != 0x45 {
+            header = if first as u8 >> 4 == 4 {
+                u32::from(first as u8 & 0xf) * 4
             } else {
-                skip_extensions(skb, headers[6])?.0
+                skip_extensions(skb, (first >> 48) as u8)?.0
             };
-            tcp = load::<13>(skb, header)?;
+            let [_, _, _, _, a, b, c, d, _, _, _, _, last] = load::<13>(skb, header)?;
+            (seq, offset) = (u32::from_be_bytes([a, b, c, d]), last);
         }
-        let [_, _, _, _, a, b, c, d, _, _, _, _, offset] = tcp;
         let at = header + u32::from(offset >> 4) * 4;
         // A SYN takes a sequence number and carries no bytes that a socket sees here.
         Some(Self {
-            seq: u32::from_be_bytes([a, b, c, d]),
+            seq,
             at,
             length: whole.saturating_sub(at),
         })
