@@ -106,10 +106,8 @@ impl Exchange {
         };
         stream.open(&mut self.window);
         self.window.extend(bytes);
-        let mut progress = stream.head(&mut self.window, now_ns);
-        let mut ordinary = progress != Progress::MORE;
         loop {
-            match progress {
+            match stream.step(&mut self.window, now_ns) {
                 Progress::MORE => {}
                 Progress::REQUEST => {
                     let (method, begun_ns) = (stream.method(), stream.begun_ns());
@@ -139,11 +137,6 @@ impl Exchange {
                 }
                 _ => return,
             }
-            progress = if core::mem::take(&mut ordinary) {
-                stream.finish(&mut self.window)
-            } else {
-                stream.step(&mut self.window, now_ns)
-            };
         }
     }
 }

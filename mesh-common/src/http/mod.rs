@@ -12,7 +12,6 @@
 
 mod code;
 mod exchange;
-mod head;
 mod order;
 mod pending;
 mod socket;

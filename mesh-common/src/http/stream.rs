@@ -10,9 +10,9 @@ pub struct Stream {
     /// Bytes of a body that come before the next byte that matters.
     pub skip: u64,
     /// When the first byte of the message arrived, nanoseconds.
-    pub(super) begun_ns: u64,
+    begun_ns: u64,
     /// `Content-Length`, if [`flag::LENGTH`].
-    pub(super) length: u64,
+    length: u64,
     /// The number that is being read; of a request's first line, where in the window what is left
     /// of it begins.
     number: u64,
@@ -21,15 +21,15 @@ pub struct Stream {
     /// Length of `kept`, bytes.
     kept_length: u8,
     /// [`phase`].
-    pub(super) phase: u8,
+    phase: u8,
     /// [`flag`] bits.
-    pub(super) flags: u8,
+    flags: u8,
     /// How many bytes of a word have been seen.
     matched: u8,
     /// The status code.
-    pub(super) code: u16,
+    code: u16,
     /// [`Method`] code: what is asked, or what was.
-    pub(super) method: u8,
+    method: u8,
     /// [`Unparsed`] code, once the phase says so.
     reason: u8,
 }
@@ -55,62 +55,62 @@ impl Progress {
 }
 
 /// What comes next, after the bytes to be passed over.
-pub(super) mod phase {
+mod phase {
     /// A message, or the end of a line that belongs to none.
-    pub(in crate::http) const START: u8 = 0;
+    pub(super) const START: u8 = 0;
     /// The first line, from its start.
-    pub(in crate::http) const FIRST: u8 = 1;
+    pub(super) const FIRST: u8 = 1;
     /// A method that is none of the known ones.
-    pub(in crate::http) const METHOD: u8 = 2;
+    pub(super) const METHOD: u8 = 2;
     /// The rest of a request's first line.
-    pub(in crate::http) const TARGET: u8 = 3;
+    pub(super) const TARGET: u8 = 3;
     /// A header line, from its start.
-    pub(in crate::http) const LINE: u8 = 4;
+    pub(super) const LINE: u8 = 4;
     /// The rest of a line of a head.
-    pub(in crate::http) const REST: u8 = 5;
+    pub(super) const REST: u8 = 5;
     /// The value of `Content-Length`, up to its first digit.
-    pub(in crate::http) const LENGTH: u8 = 6;
+    pub(super) const LENGTH: u8 = 6;
     /// Its digits.
-    pub(in crate::http) const LENGTH_DIGITS: u8 = 7;
+    pub(super) const LENGTH_DIGITS: u8 = 7;
     /// The value of `Transfer-Encoding`, up to its first letter.
-    pub(in crate::http) const CODING: u8 = 8;
+    pub(super) const CODING: u8 = 8;
     /// Its letters.
-    pub(in crate::http) const CODING_LETTERS: u8 = 9;
+    pub(super) const CODING_LETTERS: u8 = 9;
     /// What may be behind such a value.
-    pub(in crate::http) const VALUE_END: u8 = 10;
+    pub(super) const VALUE_END: u8 = 10;
     /// The line feed behind such a value.
-    pub(in crate::http) const VALUE_FEED: u8 = 11;
+    pub(super) const VALUE_FEED: u8 = 11;
     /// A chunk's size, its first digit.
-    pub(in crate::http) const CHUNK: u8 = 12;
+    pub(super) const CHUNK: u8 = 12;
     /// Its other digits.
-    pub(in crate::http) const CHUNK_DIGITS: u8 = 13;
+    pub(super) const CHUNK_DIGITS: u8 = 13;
     /// A chunk extension.
-    pub(in crate::http) const EXTENSION: u8 = 14;
+    pub(super) const EXTENSION: u8 = 14;
     /// The line feed behind a chunk's size.
-    pub(in crate::http) const SIZE_FEED: u8 = 15;
+    pub(super) const SIZE_FEED: u8 = 15;
     /// The carriage return behind a chunk.
-    pub(in crate::http) const CHUNK_END: u8 = 16;
+    pub(super) const CHUNK_END: u8 = 16;
     /// The line feed behind a chunk.
-    pub(in crate::http) const CHUNK_FEED: u8 = 17;
+    pub(super) const CHUNK_FEED: u8 = 17;
     /// A trailer line, from its start.
-    pub(in crate::http) const TRAILER: u8 = 18;
+    pub(super) const TRAILER: u8 = 18;
     /// The rest of a trailer line.
-    pub(in crate::http) const TRAILER_REST: u8 = 19;
+    pub(super) const TRAILER_REST: u8 = 19;
     /// The line feed that ends the trailers.
-    pub(in crate::http) const TRAILER_FEED: u8 = 20;
+    pub(super) const TRAILER_FEED: u8 = 20;
     /// Nothing: the stream is not followed any further.
-    pub(in crate::http) const OVER: u8 = 21;
+    pub(super) const OVER: u8 = 21;
 }
 
-pub(super) mod flag {
+mod flag {
     /// The stream is of responses.
-    pub(in crate::http) const RESPONSES: u8 = 1;
+    pub(super) const RESPONSES: u8 = 1;
     /// The message has a `Content-Length`.
-    pub(in crate::http) const LENGTH: u8 = 1 << 1;
+    pub(super) const LENGTH: u8 = 1 << 1;
     /// The message is chunked.
-    pub(in crate::http) const CHUNKED: u8 = 1 << 2;
+    pub(super) const CHUNKED: u8 = 1 << 2;
     /// The message is of HTTP/1.0.
-    pub(in crate::http) const OLD: u8 = 1 << 3;
+    pub(super) const OLD: u8 = 1 << 3;
 }
 
 /// A body that ends with the connection.
@@ -320,11 +320,16 @@ impl Stream {
         if window.left() < 13 {
             return self.keep(window);
         }
-        let code = status(window.word(window.at + 8));
-        if !self.is_version(window.word(window.at)) || code == 0 {
+        let version = window.word(window.at);
+        let rest = window.word(window.at + 8);
+        let [space, hundreds, tens, ones, end, ..] = rest.to_le_bytes();
+        let digits = hundreds.is_ascii_digit() && tens.is_ascii_digit() && ones.is_ascii_digit();
+        let ends = end == b' ' || end == b'\r' || end == b'\n';
+        if !self.is_version(version) || space != b' ' || !digits || !ends || hundreds == b'0' {
             return self.unparsed(Unparsed::NotHttp);
         }
-        self.code = code;
+        self.code =
+            (hundreds - b'0') as u16 * 100 + (tens - b'0') as u16 * 10 + (ones - b'0') as u16;
         window.at += 12;
         self.phase = phase::REST;
         if self.is_interim() {
@@ -337,11 +342,11 @@ impl Stream {
     /// Whether `word` is `HTTP/1.` and a digit; notes which.
     #[inline(always)]
     const fn is_version(&mut self, word: u64) -> bool {
-        let Some(old) = version(word) else {
-            return false;
-        };
-        self.flags |= old;
-        true
+        let minor = (word >> 56) as u8;
+        if minor == b'0' {
+            self.flags |= flag::OLD;
+        }
+        word << 8 == u64::from_le_bytes(*b"HTTP/1.\0") << 8 && minor.is_ascii_digit()
     }
 
     /// Whether the response is followed by another one to the same request.
@@ -423,8 +428,22 @@ impl Stream {
     /// read byte by byte.
     #[inline(always)]
     const fn short_length(&mut self, window: &mut Window) {
-        let (number, digits) = short_number(window.word(window.at));
-        if digits > 0 && window.left() >= digits + 3 && self.flags & flag::LENGTH == 0 {
+        const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
+        let word = window.word(window.at);
+        let mut rest = word >> 8;
+        let mut number = 0;
+        let mut digits = 0;
+        while digits < 5 {
+            let digit = (rest as u8).wrapping_sub(b'0');
+            if digit > 9 {
+                break;
+            }
+            number = number * 10 + digit as u64;
+            rest >>= 8;
+            digits += 1;
+        }
+        let usual = word as u8 == b' ' && digits > 0 && rest as u16 == LINE_END;
+        if usual && window.left() >= digits + 3 && self.flags & flag::LENGTH == 0 {
             self.flags |= flag::LENGTH;
             self.length = number;
             self.phase = phase::LINE;
@@ -529,7 +548,7 @@ impl Stream {
 
     /// The head has ended: what follows?
     #[inline(always)]
-    pub(super) const fn head_end(&mut self) -> Progress {
+    const fn head_end(&mut self) -> Progress {
         self.phase = phase::START;
         if self.flags & flag::RESPONSES != 0 {
             if self.is_interim() {
@@ -714,52 +733,6 @@ impl Stream {
             _ => self.phase = phase::TRAILER_REST,
         }
         Progress::MORE
-    }
-}
-
-/// [`flag`] bits of the version that `word` is: `HTTP/1.` and a digit.
-#[inline(always)]
-pub(super) const fn version(word: u64) -> Option<u8> {
-    let minor = (word >> 56) as u8;
-    if word << 8 != u64::from_le_bytes(*b"HTTP/1.\0") << 8 || !minor.is_ascii_digit() {
-        return None;
-    }
-    Some(if minor == b'0' { flag::OLD } else { 0 })
-}
-
-/// The status code that follows a version, or 0 if none does.
-#[inline(always)]
-pub(super) const fn status(word: u64) -> u16 {
-    let [space, hundreds, tens, ones, end, ..] = word.to_le_bytes();
-    let digits = hundreds.is_ascii_digit() && tens.is_ascii_digit() && ones.is_ascii_digit();
-    let ends = end == b' ' || end == b'\r' || end == b'\n';
-    if space != b' ' || !digits || !ends || hundreds == b'0' {
-        return 0;
-    }
-    (hundreds - b'0') as u16 * 100 + (tens - b'0') as u16 * 10 + (ones - b'0') as u16
-}
-
-/// The number of at most five digits that is all of a line but a space before it, and how many
-/// digits it has; none if the line is anything else.
-#[inline(always)]
-pub(super) const fn short_number(word: u64) -> (u64, u32) {
-    const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
-    let mut rest = word >> 8;
-    let mut number = 0;
-    let mut digits = 0;
-    while digits < 5 {
-        let digit = (rest as u8).wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        number = number * 10 + digit as u64;
-        rest >>= 8;
-        digits += 1;
-    }
-    if word as u8 == b' ' && rest as u16 == LINE_END {
-        (number, digits)
-    } else {
-        (0, 0)
     }
 }
 

@@ -46,12 +46,6 @@ impl Window {
         low >> shift | (high << 1) << (63 - shift)
     }
 
-    /// The first sixteen bytes.
-    #[inline(always)]
-    pub(super) const fn words_at_start(&self) -> (u64, u64) {
-        (u64::from_le(self.words[0]), u64::from_le(self.words[1]))
-    }
-
     /// The byte at `at`.
     #[inline(always)]
     pub(super) const fn byte(&self, at: u32) -> u8 {

@@ -116,16 +116,18 @@ pub(super) fn read(
     work.at = segment.at + from;
     work.left = segment.length.saturating_sub(from);
     work.done = 0;
-    if protocol == Protocol::Http1 && fill(skb, work, stream(socket, side)) == 0 {
-        ordinary(socket, work, side);
-    }
-    if work.done == 0 {
-        let mut turn = Turn {
-            skb,
-            socket: from_mut(socket),
-            work: from_mut(work),
-        };
-        steps(from_mut(&mut turn).cast(), side, protocol);
+    let mut turn = Turn {
+        skb,
+        socket: from_mut(socket),
+        work: from_mut(work),
+    };
+    let turn: *mut c_void = from_mut(&mut turn).cast();
+    // A call each: the verifier has to know which callback it is.
+    match (side, protocol) {
+        (Side::Requests, Protocol::Http1) => walk(request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http1) => walk(response_step as *mut c_void, turn),
+        (Side::Requests, Protocol::Http2) => walk(frames::request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http2) => walk(frames::response_step as *mut c_void, turn),
     }
     if work.done == 0 {
         tally::over(socket, Unparsed::Busy);
@@ -137,56 +139,13 @@ pub(super) fn read(
 }
 
 #[inline(always)]
-fn stream(socket: &mut HttpSocket, side: Side) -> &mut Stream {
-    match side {
-        Side::Requests => &mut socket.requests,
-        Side::Responses => &mut socket.responses,
-    }
-}
-
-/// Reads an ordinary head that the packet begins with, at once. What is left needs steps.
-#[inline(always)]
-fn ordinary(socket: &mut HttpSocket, work: &mut Work, side: Side) {
-    let progress = stream(socket, side).head(&mut work.window, work.now);
-    if progress == Progress::MORE {
-        return;
-    }
-    let stopped = match side {
-        Side::Requests => asked(socket, work),
-        Side::Responses => answered(socket, work),
-    };
-    if stopped != 0 {
-        return;
-    }
-    let stream = stream(socket, side);
-    if stream.finish(&mut work.window) != Progress::MORE {
-        let reason = stream.reason();
-        stop(work, socket, reason);
-    } else if work.window.at >= work.window.end {
-        pass_over(work, stream);
-    }
-}
-
-/// Takes what is left of the packet in steps.
-#[inline(always)]
-fn steps(turn: *mut c_void, side: Side, protocol: Protocol) {
-    // A call each: the verifier has to know which callback it is.
-    match (side, protocol) {
-        (Side::Requests, Protocol::Http1) => walk(request_step as *mut c_void, turn),
-        (Side::Responses, Protocol::Http1) => walk(response_step as *mut c_void, turn),
-        (Side::Requests, Protocol::Http2) => walk(frames::request_step as *mut c_void, turn),
-        (Side::Responses, Protocol::Http2) => walk(frames::response_step as *mut c_void, turn),
-    }
-}
-
-#[inline(always)]
 fn walk(step: *mut c_void, turn: *mut c_void) {
     // SAFETY: the callbacks have the signature the helper calls and take a `Turn`.
     unsafe { bpf_loop(MAX_STEPS, step, turn, 0) };
 }
 
 /// One step over what the client sends; returns 1 when the packet has been read.
-extern "C" fn request_step(_index: u32, context: *mut c_void) -> i64 {
+extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
     let turn = context.cast::<Turn>();
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
@@ -194,10 +153,19 @@ extern "C" fn request_step(_index: u32, context: *mut c_void) -> i64 {
     let socket = unsafe { &mut *socket };
     // SAFETY: as above.
     let work = unsafe { &mut *work };
+    if index == 0 {
+        return fill(skb, work, &mut socket.requests);
+    }
     match socket.requests.step(&mut work.window, work.now) {
         Progress::MORE => 0,
         Progress::FILL => fill(skb, work, &mut socket.requests),
-        Progress::REQUEST => asked(socket, work),
+        Progress::REQUEST => {
+            let (method, begun) = (socket.requests.method(), socket.requests.begun_ns());
+            if socket.pending.push(method, begun) {
+                return 0;
+            }
+            stop(work, socket, Unparsed::Pipeline)
+        }
         _ => {
             let reason = socket.requests.reason();
             stop(work, socket, reason)
@@ -206,7 +174,7 @@ extern "C" fn request_step(_index: u32, context: *mut c_void) -> i64 {
 }
 
 /// The same for what the server sends.
-extern "C" fn response_step(_index: u32, context: *mut c_void) -> i64 {
+extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
     let turn = context.cast::<Turn>();
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
@@ -214,39 +182,28 @@ extern "C" fn response_step(_index: u32, context: *mut c_void) -> i64 {
     let socket = unsafe { &mut *socket };
     // SAFETY: as above.
     let work = unsafe { &mut *work };
+    if index == 0 {
+        return fill(skb, work, &mut socket.responses);
+    }
     match socket.responses.step(&mut work.window, work.now) {
         Progress::MORE => 0,
         Progress::FILL => fill(skb, work, &mut socket.responses),
-        Progress::RESPONSE => answered(socket, work),
+        Progress::RESPONSE => {
+            let run = socket.pending.pop();
+            if run.count == 0 {
+                return stop(work, socket, Unparsed::Unsolicited);
+            }
+            let method = Method(run.method as u8);
+            socket.responses.answers(method);
+            let elapsed = socket.responses.begun_ns().saturating_sub(run.begun_ns);
+            tally::answered(socket, method, socket.responses.status(), elapsed);
+            0
+        }
         _ => {
             let reason = socket.responses.reason();
             stop(work, socket, reason)
         }
     }
-}
-
-/// A request has begun; returns 1 if the connection is followed no further.
-#[inline(always)]
-fn asked(socket: &mut HttpSocket, work: &mut Work) -> i64 {
-    let (method, begun) = (socket.requests.method(), socket.requests.begun_ns());
-    if socket.pending.push(method, begun) {
-        return 0;
-    }
-    stop(work, socket, Unparsed::Pipeline)
-}
-
-/// The same for a response.
-#[inline(always)]
-fn answered(socket: &mut HttpSocket, work: &mut Work) -> i64 {
-    let run = socket.pending.pop();
-    if run.count == 0 {
-        return stop(work, socket, Unparsed::Unsolicited);
-    }
-    let method = Method(run.method as u8);
-    socket.responses.answers(method);
-    let elapsed = socket.responses.begun_ns().saturating_sub(run.begun_ns);
-    tally::answered(socket, method, socket.responses.status(), elapsed);
-    0
 }
 
 #[inline(always)]
@@ -276,20 +233,14 @@ fn opaque(number: u32) -> u32 {
     number as u32
 }
 
-/// Passes over what is left of the packet, as far as it belongs to a body.
-#[inline(always)]
-fn pass_over(work: &mut Work, stream: &mut Stream) {
-    let skipped = stream.pass_over(u64::from(work.left)) as u32;
-    work.at += skipped;
-    work.left -= skipped;
-    work.done = u32::from(work.left == 0);
-}
-
 /// Puts the next piece of the packet into the window; returns 1 when there is none.
 #[inline(always)]
 fn fill(skb: *mut __sk_buff, work: &mut Work, stream: &mut Stream) -> i64 {
-    pass_over(work, stream);
-    if work.done != 0 {
+    let skipped = stream.pass_over(u64::from(work.left)) as u32;
+    work.at += skipped;
+    work.left -= skipped;
+    if work.left == 0 {
+        work.done = 1;
         return 1;
     }
     let piece = bounded::<{ PIECE as u32 }>(work.left);
