@@ -127,9 +127,13 @@ pub(crate) fn load_words<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Op
     load_as(skb, offset)
 }
 
-/// Reads a `T`, which takes any bytes.
+/// Types that any bytes are a value of.
+trait AnyBytes {}
+impl<const N: usize> AnyBytes for [u8; N] {}
+impl<const N: usize> AnyBytes for [u64; N] {}
+
 #[inline(always)]
-fn load_as<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+fn load_as<T: AnyBytes>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut value = MaybeUninit::<T>::uninit();
     let length = size_of::<T>() as u32;
     // SAFETY: the context as the kernel handed it over, and room for as many bytes as are asked
@@ -139,6 +143,6 @@ fn load_as<T>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     if failed != 0 {
         return None;
     }
-    // SAFETY: the helper has written all of it.
+    // SAFETY: the helper has written all of it, and any bytes will do.
     Some(unsafe { value.assume_init() })
 }

@@ -96,6 +96,13 @@ fn begins_well(bytes: &[u8], response: bool) -> bool {
     whole && body(headers, version.unwrap_or(1), Body::None).is_some()
 }
 
+/// Whether a method is longer than any that is read.
+fn is_long(bytes: &[u8]) -> bool {
+    const LONGEST: usize = 32;
+    let is_end = |byte: &u8| *byte == b' ';
+    bytes.iter().position(is_end).unwrap_or(bytes.len()) > LONGEST
+}
+
 /// Methods of the requests whose heads are complete.
 pub(super) fn requests(mut bytes: &[u8]) -> Outcome<&str> {
     let mut methods = Vec::new();
@@ -104,9 +111,15 @@ pub(super) fn requests(mut bytes: &[u8]) -> Outcome<&str> {
         let mut request = httparse::Request::new(&mut headers);
         let used = match request.parse(bytes) {
             Ok(httparse::Status::Complete(used)) => used,
-            Ok(httparse::Status::Partial) => return (methods, begins_well(bytes, false)),
+            Ok(httparse::Status::Partial) => {
+                let well = begins_well(bytes, false) && !is_long(bytes);
+                return (methods, well);
+            }
             Err(_) => return (methods, false),
         };
+        if is_long(bytes) {
+            return (methods, false);
+        }
         methods.push(request.method.expect("complete"));
         let version = request.version.expect("complete");
         let Some(body) = body(request.headers, version, Body::None) else {
