@@ -20,7 +20,7 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
         agent::command(&meshed.sandbox, &["status"])?;
     }
     let pid = meshed.agent_pid();
-    let resident = field(pid, "status", "VmRSS:")?;
+    let resident = resident(pid)?;
     let met = resident <= f64::from(8 << 20);
     report.value(
         "agent, resident",
@@ -41,6 +41,21 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     let met = maps <= f64::from(2 << 20);
     report.value("BPF maps", &mebibytes(maps), Some(("<= 2 MiB", met)));
     Ok(())
+}
+
+/// Resident memory of a process, bytes.
+pub(super) fn resident(pid: u32) -> Result<f64> {
+    field(pid, "status", "VmRSS:")
+}
+
+/// The most it was since [`forget_peak`], bytes.
+pub(super) fn peak(pid: u32) -> Result<f64> {
+    field(pid, "status", "VmHWM:")
+}
+
+/// Lets [`peak`] begin anew (proc_pid_clear_refs(5)).
+pub(super) fn forget_peak(pid: u32) -> Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
 }
 
 /// A field of a file below /proc/PID that is in kB, in bytes.

@@ -14,6 +14,7 @@ mod policy;
 mod programs;
 mod report;
 mod rounds;
+mod scrape;
 mod storm;
 mod stream;
 mod tunnel;
@@ -82,6 +83,8 @@ enum Measure {
     Memory,
     /// A flood of denied calls.
     Storm,
+    /// Metrics and documents about 1,000 services, and what asking does to their callers.
+    Scrape,
     /// What each kernel program costs by the kernel's own account.
     Programs,
 }
@@ -158,6 +161,7 @@ impl Measure {
             Self::Apply => apply::measure(effort, report),
             Self::Memory => memory::measure(report),
             Self::Storm => storm::measure(effort, report),
+            Self::Scrape => scrape::measure(effort, report),
             Self::Programs => programs::measure(effort, report),
         }
     }

@@ -1,6 +1,7 @@
 //! Policies of any size around the services that are measured.
 
 use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
 
 /// Rules in one file: the agent reads files of up to 1 MiB.
 const RULES_PER_FILE: usize = 5000;
@@ -82,6 +83,47 @@ pub(super) fn of_size(port: u16, services: usize, rules: usize) -> Vec<(String, 
     files
 }
 
+/// `base` among `services` services that checkout may call, each with an address of its own at
+/// loopback's port `served`.
+pub(super) fn served(port: u16, services: usize, served: u16) -> Vec<(String, String)> {
+    let mut text = String::from(
+        "[[allow]]\nname = \"many\"\nfrom = [\"bench/checkout\"]\nto = [\"many/*\"]\n\n",
+    );
+    for number in 0..services {
+        let (high, low) = high_low(number);
+        let vip = served_vip(number);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            r#"[[service]]
+name = "s{number}"
+namespace = "many"
+vip = "{vip}"
+ports = [{{ name = "main", listen = 80 }}]
+endpoints = [{{ address = "127.1.{high}.{low}:{served}" }}]
+
+"#
+        );
+    }
+    vec![base(port), ("20-served.toml".into(), text)]
+}
+
+/// Where the services of [`served`] are dialled.
+pub(super) fn served_vips(services: usize) -> Vec<SocketAddr> {
+    let vip = |number| SocketAddr::from((served_vip(number), 80));
+    (0..services).map(vip).collect()
+}
+
+fn served_vip(number: usize) -> Ipv4Addr {
+    let (high, low) = high_low(number);
+    Ipv4Addr::new(10, 96, high + 1, low)
+}
+
+/// The last two parts of an address.
+fn high_low(number: usize) -> (u8, u8) {
+    ((number / 250) as u8, (number % 250 + 1) as u8)
+}
+
 /// Two halves of a file of rules that is nearly as large as the agent reads, for `services`
 /// services.
 pub(super) fn large_file(services: usize) -> (String, String) {
@@ -99,7 +141,7 @@ pub(super) fn large_file(services: usize) -> (String, String) {
 }
 
 fn service(text: &mut String, number: usize) {
-    let (high, low) = (number / 250, number % 250 + 1);
+    let (high, low) = high_low(number);
     // Writing to a string cannot fail.
     let _ = write!(
         text,

@@ -135,6 +135,7 @@ fn obey() -> Result<()> {
         let done = match verb {
             "connect" => connect(&to, amount),
             "cycle" => cycle(&to, amount),
+            "p99" => slowest(to[0], Duration::from_millis(amount)),
             "rtt" => round_trips(to[0], amount),
             "bulk" => bulk(to[0], amount),
             "denied" => denied(to[0], Duration::from_millis(amount)),
@@ -189,6 +190,23 @@ fn round_trips(to: SocketAddr, count: u64) -> io::Result<(Duration, u64)> {
         stream.read_exact(&mut [0])?;
     }
     Ok((start.elapsed(), count))
+}
+
+/// Connects, sends a byte, gets it back and closes, for `time`: what all but one of a hundred take
+/// at most, and how many there were.
+fn slowest(to: SocketAddr, time: Duration) -> io::Result<(Duration, u64)> {
+    let start = Instant::now();
+    let mut took = Vec::new();
+    while start.elapsed() < time {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(to)?;
+        stream.write_all(&[1])?;
+        stream.read_exact(&mut [0])?;
+        took.push(begun.elapsed());
+    }
+    took.sort_unstable();
+    let p99 = took.get(took.len() * 99 / 100).copied();
+    Ok((p99.unwrap_or_default(), took.len() as u64))
 }
 
 fn bulk(to: SocketAddr, bytes: u64) -> io::Result<(Duration, u64)> {
