@@ -1,5 +1,6 @@
 //! Scrapes: computed at most once in a while, whoever asks.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use hyper::body::Bytes;
 
 use super::Source;
 use super::limits::FRESH;
-use crate::telemetry::exposition::{Format, gzip};
+use crate::telemetry::exposition::{Format, Packer};
 use crate::telemetry::registry::{Exporter, View};
 
 /// Something computed a moment ago.
@@ -86,10 +87,12 @@ impl Scraper {
 }
 
 fn render(exporter: &Exporter, view: &View, (format, packed): (Format, bool)) -> Vec<u8> {
-    let body = exporter.render(view, format).into_bytes();
     if !packed {
-        return body;
+        return exporter.render(view, format).into_bytes();
     }
+    let mut packer = Packer::default();
+    let written = exporter.write(&mut packer, view, format);
+    let body = written.and_then(|()| packer.finish().ok().ok_or(fmt::Error));
     // Writing to memory does not fail; an empty body would be noticed as a failed scrape.
-    gzip(&body).unwrap_or_default()
+    body.unwrap_or_default()
 }

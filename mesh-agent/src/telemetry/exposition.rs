@@ -1,6 +1,7 @@
 //! Which format a client gets: the headers of its request come in.
 
-use std::io::{self, Write as _};
+use std::fmt;
+use std::io::{self, BufWriter, IntoInnerError, Write as _};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -61,11 +62,37 @@ pub fn wants_gzip(accept_encoding: Option<&str>) -> bool {
         .is_some_and(|quality| quality > 0)
 }
 
-/// The body compressed. Fast rather than small: most of what can be won is won at level 1.
-pub fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
-    encoder.write_all(body)?;
-    encoder.finish()
+/// Compresses what is written to it, so that only the compressed body is ever in memory. Fast
+/// rather than small: most of what can be won is won at level 1.
+#[derive(Debug)]
+pub struct Packer(BufWriter<GzEncoder<Vec<u8>>>);
+
+/// What is compressed in one go, bytes.
+const AT_ONCE: usize = 32 << 10;
+
+impl Default for Packer {
+    fn default() -> Self {
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        Self(BufWriter::with_capacity(AT_ONCE, encoder))
+    }
+}
+
+impl Packer {
+    /// All of it in the form of gzip.
+    ///
+    /// # Errors
+    ///
+    /// The encoder's.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        let encoder = self.0.into_inner().map_err(IntoInnerError::into_error)?;
+        encoder.finish()
+    }
+}
+
+impl fmt::Write for Packer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_all(text.as_bytes()).ok().ok_or(fmt::Error)
+    }
 }
 
 /// One element of an `Accept`-like header.
@@ -180,7 +207,11 @@ mod tests {
     #[test]
     fn gzip_can_be_read_back() {
         let body = "mesh_build_info 1\n".repeat(1000);
-        let packed = gzip(body.as_bytes()).expect("memory");
+        let mut packer = Packer::default();
+        for line in body.split_inclusive('\n') {
+            fmt::Write::write_str(&mut packer, line).expect("memory");
+        }
+        let packed = packer.finish().expect("memory");
         assert!(packed.len() < body.len() / 10);
         let mut read = String::new();
         flate2::read::GzDecoder::new(packed.as_slice())

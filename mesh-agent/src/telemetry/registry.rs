@@ -94,27 +94,30 @@ impl Exporter {
 
     /// The body of a scrape.
     pub fn render(&self, view: &View, format: Format) -> String {
+        let mut body = String::new();
+        let written = self.write(&mut body, view, format);
+        debug_assert!(written.is_ok(), "writing to memory does not fail");
+        body
+    }
+
+    /// Writes the body of a scrape, which can be larger than the rest of the agent.
+    ///
+    /// # Errors
+    ///
+    /// Those of `out`.
+    pub fn write(&self, out: &mut impl fmt::Write, view: &View, format: Format) -> fmt::Result {
         match format {
-            Format::OpenMetrics => {
-                let mut body = String::new();
-                self.write(&mut body, view);
-                body
-            }
-            Format::Text => {
-                let mut writer = TextWriter::default();
-                self.write(&mut writer, view);
-                writer.finish()
-            }
+            Format::OpenMetrics => self.encode(out, view),
+            Format::Text => self.encode(&mut TextWriter::new(out), view),
         }
     }
 
-    fn write(&self, out: &mut impl fmt::Write, view: &View) {
+    fn encode(&self, out: &mut impl fmt::Write, view: &View) -> fmt::Result {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(view.clone()));
-        let written = encode_registry(out, &registry)
-            .and_then(|()| encode_registry(out, &self.own))
-            .and_then(|()| encode_eof(out));
-        debug_assert!(written.is_ok(), "writing to memory does not fail");
+        encode_registry(out, &registry)?;
+        encode_registry(out, &self.own)?;
+        encode_eof(out)
     }
 }
 
