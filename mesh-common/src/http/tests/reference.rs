@@ -86,6 +86,9 @@ fn begins_well(bytes: &[u8], response: bool) -> bool {
     let (parsed, version, headers) = if response {
         let mut response = httparse::Response::new(&mut headers);
         let parsed = response.parse(&ended);
+        if response.code.is_some_and(|code| code < 100) {
+            return false;
+        }
         (parsed, response.version, response.headers)
     } else {
         let mut request = httparse::Request::new(&mut headers);
