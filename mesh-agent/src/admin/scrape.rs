@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hyper::body::Bytes;
+use mesh_sys::memory;
 
 use super::Source;
 use super::limits::FRESH;
 use crate::telemetry::exposition::{Format, Packer};
 use crate::telemetry::registry::{Exporter, View};
+
+/// Bodies from which on the memory that they took is given back to the kernel, bytes.
+const LARGE: usize = 1 << 20;
 
 /// Something computed a moment ago.
 #[derive(Debug)]
@@ -28,9 +32,10 @@ impl<T> Kept<T> {
         &mut self.0.get_or_insert_with(|| (Instant::now(), compute())).1
     }
 
-    /// Forgets what is not fresh.
-    pub(super) fn expire(&mut self) {
-        self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
+    /// Forgets what is not fresh, and says what it was.
+    pub(super) fn expire(&mut self) -> Option<T> {
+        let stale = self.0.take_if(|(at, _)| at.elapsed() >= FRESH);
+        stale.map(|(_, stale)| stale)
     }
 }
 
@@ -57,7 +62,15 @@ impl Scraper {
 
     /// Frees what is not fresh: bodies can be larger than the rest of the agent.
     pub(super) fn expire(&mut self) {
-        self.kept.expire();
+        let Some(stale) = self.kept.expire() else {
+            return;
+        };
+        let length: usize = stale.bodies.iter().map(|(_, body)| body.len()).sum();
+        drop(stale);
+        if length >= LARGE {
+            // Freed memory stays with the process otherwise.
+            memory::give_back();
+        }
     }
 
     /// Whether nothing is kept, so that the next body is a new snapshot's.
