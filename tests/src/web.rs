@@ -1,5 +1,6 @@
 //! A real web server and a real client of it: nginx and wrk.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -19,6 +20,8 @@ use crate::patience::scaled;
 const START: Duration = Duration::from_secs(10);
 /// How long wrk may take at most, seconds.
 const WRK_LIMIT: u64 = 900;
+/// How finely times are told apart: neighbours differ by a sixteenth.
+const STEPS: f64 = 16.0;
 
 /// Why this cannot run here.
 pub fn missing() -> Option<&'static str> {
@@ -208,7 +211,15 @@ impl Load {
         } = self;
         let done = done.display();
         format!(
-            "local number, all = 0, {{}}
+            "-- wrk adds latencies that it thinks others would have had; these are those that were.
+local ffi = require('ffi')
+ffi.cdef[[typedef struct {{ long s; long ns; }} moment; int clock_gettime(int, moment *);]]
+local moment = ffi.new('moment')
+local function now()
+  ffi.C.clock_gettime(1, moment)
+  return tonumber(moment.s) * 1e6 + tonumber(moment.ns) / 1e3
+end
+local number, all = 0, {{}}
 function setup(thread)
   number = number + 1
   thread:set('id', number)
@@ -223,12 +234,18 @@ function request()
   local is_bad = {fail_every} > 0 and asked % {fail_every} == 0
   local text = is_bad and bad or good
   sent = sent + #text
+  begun = now()
   return text
 end
-local left = {requests}
+local left, times = {requests}, {{}}
 function response(status)
+  local step = math.floor(math.log(math.max(now() - begun, 1)) * {STEPS})
+  times[step] = (times[step] or 0) + 1
   left = left - 1
   if left == 0 then
+    local text = {{}}
+    for step, count in pairs(times) do text[#text + 1] = step .. '=' .. count end
+    seen = table.concat(text, ' ')
     wrk.thread:stop()
     io.open('{done}/' .. id, 'w'):close()
   end
@@ -236,10 +253,12 @@ end
 function done(summary, latency, requests)
   -- One request was made only to be looked at.
   local e, bytes = summary.errors, -#all[1]:get('good')
-  for _, thread in ipairs(all) do bytes = bytes + thread:get('sent') end
-  io.write(string.format('seen %d %d %d %d %d %d %d %d\\n', summary.requests, e.status,
-    e.connect + e.read + e.write + e.timeout, bytes, summary.bytes,
-    latency:percentile(50), latency:percentile(90), latency:percentile(99)))
+  for _, thread in ipairs(all) do
+    bytes = bytes + thread:get('sent')
+    io.write('times ' .. thread:get('seen') .. '\\n')
+  end
+  io.write(string.format('seen %d %d %d %d %d\\n', summary.requests, e.status,
+    e.connect + e.read + e.write + e.timeout, bytes, summary.bytes))
 end
 "
         )
@@ -250,20 +269,37 @@ fn count(directory: &PathBuf) -> u64 {
     fs::read_dir(directory).map_or(0, |entries| entries.count() as u64)
 }
 
+/// Of the times of all connections.
+fn quantiles(output: &str) -> [Duration; 3] {
+    let mut times = BTreeMap::<u32, u64>::new();
+    let lines = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("times "));
+    let pairs = lines.flat_map(str::split_whitespace);
+    for (step, count) in pairs.filter_map(|pair| pair.split_once('=')) {
+        if let (Ok(step), Ok(count)) = (step.parse(), count.parse::<u64>()) {
+            *times.entry(step).or_default() += count;
+        }
+    }
+    let total: u64 = times.values().sum();
+    [0.5, 0.9, 0.99].map(|share| {
+        let mut left = (share * total as f64).ceil() as u64;
+        let holds = |count: u64| {
+            let is_it = left <= count;
+            left = left.saturating_sub(count);
+            is_it
+        };
+        let step = times.values().copied().map(holds).position(|is_it| is_it);
+        let step = step.and_then(|at| times.keys().nth(at));
+        let micros = (f64::from(step.copied().unwrap_or_default()) / STEPS).exp();
+        Duration::from_secs_f64(micros / 1e6)
+    })
+}
+
 fn read(output: &str, took: Duration) -> Option<Seen> {
     let line = output.lines().find_map(|line| line.strip_prefix("seen "))?;
     let numbers: Vec<u64> = line.split(' ').filter_map(|n| n.parse().ok()).collect();
-    let [
-        requests,
-        errors,
-        failures,
-        sent_bytes,
-        received_bytes,
-        p50,
-        p90,
-        p99,
-    ] = numbers[..]
-    else {
+    let [requests, errors, failures, sent_bytes, received_bytes] = numbers[..] else {
         return None;
     };
     Some(Seen {
@@ -273,7 +309,7 @@ fn read(output: &str, took: Duration) -> Option<Seen> {
         sent_bytes,
         received_bytes,
         took,
-        quantiles: [p50, p90, p99].map(Duration::from_micros),
+        quantiles: quantiles(output),
     })
 }
 
