@@ -34,6 +34,8 @@ const LINUX_6_12: Series = Series {
 
 /// Prometheus stays outside: what it scrapes does not depend on the kernel.
 const NO_PROMETHEUS: &str = "(Debian package prometheus)";
+/// The framing of requests is tested with programs of our own.
+const NO_NGINX: &str = "needs nginx and wrk";
 
 pub(super) const VARIANTS: &[Variant] = &[
     Variant {
@@ -42,7 +44,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         command_line: "",
         hide_btf: false,
         reboots: false,
-        skips: &[NO_PROMETHEUS],
+        skips: &[NO_PROMETHEUS, NO_NGINX],
     },
     Variant {
         name: "6.12",
@@ -50,7 +52,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         command_line: "",
         hide_btf: false,
         reboots: true,
-        skips: &[NO_PROMETHEUS],
+        skips: &[NO_PROMETHEUS, NO_NGINX],
     },
     Variant {
         name: "6.1-no-ipv6",
@@ -58,7 +60,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         command_line: "ipv6.disable=1",
         hide_btf: false,
         reboots: false,
-        skips: &[NO_PROMETHEUS, "needs IPv6"],
+        skips: &[NO_PROMETHEUS, NO_NGINX, "needs IPv6"],
     },
     Variant {
         name: "6.12-no-btf",
@@ -66,15 +68,21 @@ pub(super) const VARIANTS: &[Variant] = &[
         command_line: "",
         hide_btf: true,
         reboots: false,
-        skips: &[NO_PROMETHEUS],
+        skips: &[NO_PROMETHEUS, NO_NGINX],
     },
 ];
 
 /// Suites that make no sense in a guest, and why.
-pub(super) const EXCLUDED: &[(&str, &str)] = &[(
-    "demo",
-    "runs a program from the build directory, which the guest does not have",
-)];
+pub(super) const EXCLUDED: &[(&str, &str)] = &[
+    (
+        "demo",
+        "runs a program from the build directory, which the guest does not have",
+    ),
+    ("dashboards", "is about Prometheus"),
+    ("page", "is about a browser"),
+    ("top", "is about a terminal"),
+    ("grpc", "calls nginx and gRPC's own library"),
+];
 
 /// The suite that runs in two boots of one machine, apart from the others.
 pub(super) const OVER_A_REBOOT: &str = "reboot";
