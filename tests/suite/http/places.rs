@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mesh_tests::patience::scaled;
 use mesh_tests::peer::{Options, Peer};
-use mesh_tests::{AgentProcess, Cgroup, Mesh, Sandbox, agent, host, kernel, netns};
+use mesh_tests::{AgentProcess, Cgroup, Mesh, Sandbox, host, kernel, netns};
 
 use super::{Book, CHECKOUT, ENDPOINT, PAYMENTS, SHOP, VIP, client, server, talk};
 
