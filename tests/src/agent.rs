@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::in_cgroup;
 use crate::patience::scaled;
 use crate::sandbox::Sandbox;
 
@@ -73,12 +74,7 @@ impl AgentProcess {
     /// As [`Self::start`].
     pub fn start_below(sandbox: &Sandbox) -> io::Result<Self> {
         let cgroup = sandbox.cgroup.child(Self::CGROUP)?;
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
-            .arg(cgroup)
-            .arg(binary());
-        Self::run(sandbox, command)?.wait_until_ready(sandbox)
+        Self::run(sandbox, in_cgroup(&cgroup, binary()))?.wait_until_ready(sandbox)
     }
 
     /// Waits until it is ready; an error has its log.

@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::cgroup::in_cgroup;
 use crate::patience::scaled;
 use crate::sandbox::{Sandbox, free_port};
 
@@ -57,10 +58,7 @@ impl Browser {
         let home = sandbox.path("browser");
         fs::create_dir(&home)?;
         let cgroup = sandbox.cgroup.child("browser")?;
-        let driver = Command::new("sh")
-            .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
-            .arg(cgroup)
-            .arg("chromedriver")
+        let driver = in_cgroup(&cgroup, "chromedriver")
             .arg(format!("--port={}", address.port()))
             .env("HOME", &home)
             .stdout(Stdio::null())

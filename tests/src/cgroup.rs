@@ -1,14 +1,26 @@
 //! Cgroups that exist as long as somebody holds them.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
 use crate::{guest, leftovers};
+
+/// A command that runs in the cgroup at `path`, from its first instruction on.
+pub fn in_cgroup(path: &Path, program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
+        .arg(path)
+        .arg(program);
+    command
+}
 
 /// A cgroup subtree; dropping it ends its processes and removes it.
 #[derive(Debug)]

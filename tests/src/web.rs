@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cgroup::in_cgroup;
 use crate::patience::scaled;
 
 /// How long a server may take to start.
@@ -36,16 +37,6 @@ pub fn missing() -> Option<&'static str> {
         }
     }
     None
-}
-
-/// A command that runs in the cgroup at `path`, from its first instruction on.
-pub fn in_cgroup(path: &Path, program: &str) -> Command {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", "echo 0 > \"$0\"/cgroup.procs; exec \"$@\""])
-        .arg(path)
-        .arg(program);
-    command
 }
 
 /// Runs `start` without blocked signals, which what it starts would inherit.

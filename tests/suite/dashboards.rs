@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use mesh_tests::cgroup::in_cgroup;
 use mesh_tests::host;
 use mesh_tests::hosts::Host;
 use mesh_tests::names::{CHECKOUT, INTRUDER};
 use mesh_tests::nodes::{Nodes, call, policy};
 use mesh_tests::observe::until;
 use mesh_tests::prometheus::{Prometheus, has};
-use mesh_tests::web::{Nginx, in_cgroup};
+use mesh_tests::web::Nginx;
 use serde_json::Value;
 
 const RULES: [&str; 3] = ["mesh-alerts.yml", "mesh-recording.yml", "mesh-istio.yml"];

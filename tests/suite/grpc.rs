@@ -7,11 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use mesh_tests::cgroup::in_cgroup;
 use mesh_tests::names::{CHECKOUT, PAYMENTS, address};
 use mesh_tests::nodes::{ENDPOINT, NODES, Nodes, SERVICES, policy};
 use mesh_tests::observe::until;
 use mesh_tests::patience::scaled;
-use mesh_tests::web::{self, Load, Nginx, in_cgroup};
+use mesh_tests::web::{self, Load, Nginx};
 use mesh_tests::{Mesh, Sandbox, agent, host};
 use nix::sys::signal::Signal;
 

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use mesh_tests::agent::{self, AgentProcess};
 use mesh_tests::browser::{self, Browser};
+use mesh_tests::cgroup::in_cgroup;
 use mesh_tests::observe::until;
 use mesh_tests::patience::scaled;
 use mesh_tests::shop::{FILE, Shop, dial};
@@ -212,13 +213,8 @@ fn a_name_is_never_more_than_text() {
             .cgroup
             .child("system.slice/intruder.service")
             .expect("a cgroup");
-        let status = Command::new("sh")
-            .args([
-                "-c",
-                "echo 0 > \"$0\"/cgroup.procs; exec \"$1\" -c 'exec 3<>/dev/tcp/10.96.0.10/80'",
-            ])
-            .arg(cgroup)
-            .arg(&program)
+        let status = in_cgroup(&cgroup, &program)
+            .args(["-c", "exec 3<>/dev/tcp/10.96.0.10/80"])
             .stderr(Stdio::null())
             .status()
             .expect("it runs");

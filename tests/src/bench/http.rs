@@ -12,6 +12,7 @@ use mesh_common::REQUEST_BOUNDS_NS;
 use nix::unistd::geteuid;
 
 use super::host;
+use crate::cgroup::in_cgroup;
 use crate::web::{self, Load, Nginx, Seen};
 use crate::{AgentProcess, Cgroup, Sandbox, agent, netns};
 
@@ -239,7 +240,7 @@ const LOCATION: &str = "location / { return 200 \"hello, this is what is served\
 
 /// Requests per second, and how many.
 fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<(f64, f64)> {
-    let output = web::in_cgroup(cgroup, "taskset")
+    let output = in_cgroup(cgroup, "taskset")
         .args(["-c", CPUS[0], "wrk", "-t", "1"])
         .args(["-c", &options.connections.to_string()])
         .args(["-d", &format!("{}s", options.seconds)])
