@@ -10,6 +10,7 @@ pub mod bench;
 pub mod browser;
 pub mod cgroup;
 pub mod demo;
+pub mod durations;
 pub mod guest;
 pub mod h2;
 pub mod host;

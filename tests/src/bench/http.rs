@@ -8,11 +8,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use mesh_common::REQUEST_BOUNDS_NS;
 use nix::unistd::geteuid;
 
 use super::host;
+use super::rounds::Spread;
 use crate::cgroup::in_cgroup;
+use crate::durations::Durations;
 use crate::web::{self, Load, Nginx, Seen};
 use crate::{AgentProcess, Cgroup, Sandbox, agent, netns};
 
@@ -133,7 +134,7 @@ impl Stage {
 
     /// Holds what was counted of so many requests to what wrk has counted.
     fn exact(&self, requests: u64, connections: u64, timed: bool) -> Result<bool> {
-        let (before, buckets) = (self.counted()?, self.buckets()?);
+        let (before, durations) = (self.counted()?, Durations::scrape(&self.sandbox)?);
         let load = Load {
             to: SocketAddr::from(([10, 96, 0, 10], 80)),
             path: "/".into(),
@@ -155,7 +156,7 @@ impl Stage {
             seen.requests,
             agent::metric(&self.sandbox, "mesh_http_unparsed_total", &[])?
         );
-        let near = self.quantiles(&seen, &buckets)?;
+        let near = self.quantiles(&seen, &durations)?;
         Ok(counted == seen.requests && seen.failures == 0 && (near || !timed))
     }
 
@@ -164,33 +165,17 @@ impl Stage {
         Ok(agent::metric(&self.sandbox, "mesh_http_requests_total", &labels)? as u64)
     }
 
-    /// Requests by bucket, added up from the lowest.
-    fn buckets(&self) -> Result<Vec<u64>> {
-        let series = agent::series(&self.sandbox, "mesh_http_request_duration_seconds_bucket")?;
-        Ok(series.iter().map(|(_, count)| *count as u64).collect())
-    }
-
     /// Shows quantiles; whether those of wrk and of the mesh are in the same bucket or the next.
-    fn quantiles(&self, seen: &Seen, before: &[u64]) -> Result<bool> {
-        let mut since = self.buckets()?;
-        for (count, before) in since.iter_mut().zip(before) {
-            *count -= before;
-        }
-        let total = since.last().copied().unwrap_or_default();
+    fn quantiles(&self, seen: &Seen, before: &Durations) -> Result<bool> {
+        let since = Durations::scrape(&self.sandbox)?.since(before);
         let mut near = true;
         for (quantile, latency) in [50, 90, 99].into_iter().zip(seen.quantiles) {
-            let nanoseconds = latency.as_nanos() as u64;
-            let theirs = REQUEST_BOUNDS_NS.partition_point(|bound| *bound < nanoseconds);
-            let ours = since.partition_point(|count| count * 100 < total * quantile);
-            let bound = REQUEST_BOUNDS_NS
-                .get(ours)
-                .map_or(f64::INFINITY, |ns| *ns as f64);
+            let bucket = since.quantile(f64::from(quantile) / 100.0);
             println!(
-                "  p{quantile}: wrk {:.3} ms, the mesh at most {:.3} ms",
-                latency.as_secs_f64() * 1e3,
-                bound / 1e6
+                "  p{quantile}: wrk {latency:?}, the mesh {}",
+                since.describe(bucket)
             );
-            near &= theirs.abs_diff(ours) <= 1;
+            near &= since.is_near(bucket, latency.as_secs_f64());
         }
         Ok(near)
     }
@@ -290,12 +275,5 @@ fn pin(cgroup: &Path, cpu: &str) -> Result<()> {
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
+    Spread::of(values.collect()).median
 }

@@ -53,16 +53,20 @@ fn connections_of_both_families_are_read() {
     });
 }
 
+/// The policy with payments at an address that other namespaces reach.
+fn on_the_wire() -> String {
+    SHOP.replace(
+        "\"127.0.0.1:8081\"",
+        "\"10.88.0.1:8081\", node = \"edge-1\"",
+    )
+}
+
 #[test]
 fn a_client_in_a_container_has_its_name() {
     host::run("http-boxed-client", |sandbox| {
-        let policy = SHOP.replace(
-            "\"127.0.0.1:8081\"",
-            "\"10.88.0.1:8081\", node = \"edge-1\"",
-        );
         sandbox.cgroup.child(PAYMENTS).expect("a cgroup");
         let mut caller = boxed(&sandbox.cgroup, CHECKOUT);
-        let mesh = Mesh::start(sandbox, &policy);
+        let mesh = Mesh::start(sandbox, &on_the_wire());
         let mut payments = mesh.peer(PAYMENTS);
         let talked = vec![[client(GET), server(OK)]; 3].concat();
         talk(&mut payments, "10.88.0.1:8081", &mut caller, VIP, &talked);
@@ -95,14 +99,10 @@ fn a_server_in_a_container_is_read() {
 #[test]
 fn a_client_of_another_host_is_outside() {
     host::run("http-cidr", |sandbox| {
-        let policy = SHOP.replace(
-            "\"127.0.0.1:8081\"",
-            "\"10.88.0.1:8081\", node = \"edge-1\"",
-        );
         sandbox.cgroup.child(PAYMENTS).expect("a cgroup");
         let outside = Cgroup::new("http-outside").expect("a cgroup");
         let mut stranger = boxed(&outside, "far");
-        let mesh = Mesh::start(sandbox, &policy);
+        let mesh = Mesh::start(sandbox, &on_the_wire());
         let mut payments = mesh.peer(PAYMENTS);
         let talked = [client(GET), server(OK)];
         let at = "10.88.0.1:8081";
