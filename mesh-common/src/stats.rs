@@ -6,6 +6,31 @@ pub const CONNECT_BUCKETS: usize = 10;
 /// Upper bound of the first bucket, nanoseconds.
 pub const FIRST_BUCKET_NS: u64 = 1 << 14;
 
+/// Upper bounds of the buckets of connect times, nanoseconds. The last bucket has none.
+pub const CONNECT_BOUNDS_NS: [u64; CONNECT_BUCKETS - 1] = bounds(FIRST_BUCKET_NS, CONNECT_SHIFT);
+
+/// Upper bounds of the buckets of round-trip times, nanoseconds. The last bucket has none.
+pub const RTT_BOUNDS_NS: [u64; RTT_BUCKETS - 1] = bounds(FIRST_RTT_NS, RTT_SHIFT);
+
+/// Upper bounds of the buckets of connections' durations, nanoseconds. The last bucket has none.
+pub const DURATION_BOUNDS_NS: [u64; DURATION_BUCKETS - 1] =
+    bounds(FIRST_DURATION_NS, DURATION_SHIFT);
+
+/// Each bound is 2^`shift` times the one before.
+const CONNECT_SHIFT: u32 = 2;
+const RTT_SHIFT: u32 = 2;
+const DURATION_SHIFT: u32 = 3;
+
+const fn bounds<const N: usize>(first: u64, shift: u32) -> [u64; N] {
+    let mut bounds = [first; N];
+    let mut index = 1;
+    while index < N {
+        bounds[index] = bounds[index - 1] << shift;
+        index += 1;
+    }
+    bounds
+}
+
 /// Number of buckets of the round-trip time histogram, the last one unbounded.
 pub const RTT_BUCKETS: usize = 9;
 
@@ -79,20 +104,20 @@ const _: () = assert!(size_of::<FlowStats>() == 296);
 /// Powers of four keep the histogram small; from 16 µs (loopback) to 1.07 s (a lost SYN).
 #[inline(always)]
 pub const fn bucket_of(nanoseconds: u64) -> usize {
-    bucket::<CONNECT_BUCKETS>(nanoseconds, FIRST_BUCKET_NS, 2)
+    bucket::<CONNECT_BUCKETS>(nanoseconds, FIRST_BUCKET_NS, CONNECT_SHIFT)
 }
 
 /// Bucket of a round-trip time: upper bounds 2^16 ns (66 µs) times powers of 4, up to 1.07 s.
 #[inline(always)]
 pub const fn rtt_bucket(nanoseconds: u64) -> usize {
-    bucket::<RTT_BUCKETS>(nanoseconds, FIRST_RTT_NS, 2)
+    bucket::<RTT_BUCKETS>(nanoseconds, FIRST_RTT_NS, RTT_SHIFT)
 }
 
 /// Bucket of a connection's duration: upper bounds 2^20 ns (1 ms) times powers of 8, up to 37
 /// minutes.
 #[inline(always)]
 pub const fn duration_bucket(nanoseconds: u64) -> usize {
-    bucket::<DURATION_BUCKETS>(nanoseconds, FIRST_DURATION_NS, 3)
+    bucket::<DURATION_BUCKETS>(nanoseconds, FIRST_DURATION_NS, DURATION_SHIFT)
 }
 
 /// Which of `N` buckets: the first ends at `first`, each other 2^`shift` times higher.

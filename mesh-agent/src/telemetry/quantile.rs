@@ -1,18 +1,5 @@
 //! Quantiles out of histograms, by the rule of Prometheus' `histogram_quantile`.
 
-use mesh_common::{CONNECT_BUCKETS, FIRST_BUCKET_NS, REQUEST_BOUNDS_NS};
-
-/// Upper bounds of the buckets of connect times, nanoseconds. The last bucket has none.
-pub(super) const CONNECT_BOUNDS_NS: [u64; CONNECT_BUCKETS - 1] = {
-    let mut bounds = [0; CONNECT_BUCKETS - 1];
-    let mut bucket = 0;
-    while bucket < bounds.len() {
-        bounds[bucket] = FIRST_BUCKET_NS << (2 * bucket);
-        bucket += 1;
-    }
-    bounds
-};
-
 /// The value that the share `q` of observations does not exceed, in seconds: interpolated within
 /// its bucket, and the largest bound where it is beyond that. `None` without observations.
 pub(super) fn quantile(q: f64, bounds_ns: &[u64], buckets: &[u64]) -> Option<f64> {
@@ -36,16 +23,13 @@ pub(super) fn quantile(q: f64, bounds_ns: &[u64], buckets: &[u64]) -> Option<f64
     Some(seconds(lower as f64))
 }
 
-/// The bounds of request durations.
-pub(super) const REQUEST_BOUNDS: &[u64] = &REQUEST_BOUNDS_NS;
-
 fn seconds(nanoseconds: f64) -> f64 {
     nanoseconds / 1e9
 }
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::bucket_of;
+    use mesh_common::{CONNECT_BOUNDS_NS, bucket_of};
 
     use super::*;
 

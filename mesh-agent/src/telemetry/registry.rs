@@ -11,7 +11,7 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 
 use self::requests::Requests;
-pub(crate) use self::requests::{RequestLabels, RequestsView, Timing};
+pub(crate) use self::requests::{RequestLabels, RequestsView};
 use super::exposition::Format;
 use super::process::Process;
 use super::render;

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_common::{CONNECT_BOUNDS_NS, REQUEST_BOUNDS_NS};
 use serde::{Deserialize, Serialize};
 
 use super::declared::Declared;
-use super::quantile::{CONNECT_BOUNDS_NS, REQUEST_BOUNDS, quantile};
+use super::quantile::quantile;
 use super::series::Count as _;
 use super::shares::{Shares, VersionView};
 use super::traffic::{Requests, Traffic};
@@ -187,7 +188,11 @@ impl LatencyView {
         let none = Requests::default();
         let (of, bounds, buckets) = if of_requests {
             let requests = recent.requests.as_deref().unwrap_or(&none);
-            (LatencyOf::Request, REQUEST_BOUNDS, &requests.durations[..])
+            (
+                LatencyOf::Request,
+                &REQUEST_BOUNDS_NS[..],
+                &requests.durations[..],
+            )
         } else {
             let bounds = &CONNECT_BOUNDS_NS[..];
             (LatencyOf::Connect, bounds, &recent.connects[..])

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mesh_common::Counter;
+use mesh_common::{Counter, REQUEST_BOUNDS_NS};
 use prometheus_client::registry::Unit;
 
-use super::sheet::{Pair, Sheet, Value};
+use super::sheet::{Durations, Pair, Sheet, Value};
 use crate::telemetry::registry::{Content, RequestLabels};
 use crate::telemetry::snapshot::{Crossing, RequestProtocol, RequestRoute};
 
@@ -18,7 +18,14 @@ pub(super) fn encode(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         "mesh_http_request_duration",
         Some(Unit::Seconds),
         "Time from the first byte of a request to the first byte of its response.",
-        durations.map(|(route, timing)| (route_labels(route), Value::Requests(timing))),
+        durations.map(|(route, timing)| {
+            let durations = Durations {
+                sum_ns: timing.sum_ns,
+                counts: &timing.buckets,
+                bounds_ns: &REQUEST_BOUNDS_NS,
+            };
+            (route_labels(route), Value::Durations(durations))
+        }),
     )?;
     grpc(sheet, content)?;
     let unparsed = content.requests.unparsed.iter();

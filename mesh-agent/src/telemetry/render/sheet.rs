@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use mesh_common::{REQUEST_BOUNDS_NS, REQUEST_BUCKETS};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::Unit;
-
-use crate::telemetry::registry::Timing;
 
 /// What families are written to.
 pub(super) struct Sheet<'a>(pub(super) DescriptorEncoder<'a>);
@@ -67,7 +64,6 @@ pub(super) enum Value<'a> {
     Gauge(u64),
     Level(f64),
     Durations(Durations<'a>),
-    Requests(&'a Timing),
 }
 
 impl Value<'_> {
@@ -75,7 +71,7 @@ impl Value<'_> {
         match self {
             Self::Count(_) | Self::CountedSeconds(_) => MetricType::Counter,
             Self::Gauge(_) | Self::Level(_) => MetricType::Gauge,
-            Self::Durations(_) | Self::Requests(_) => MetricType::Histogram,
+            Self::Durations(_) => MetricType::Histogram,
         }
     }
 
@@ -92,51 +88,24 @@ impl Value<'_> {
                 &durations.buckets(),
                 None,
             ),
-            Self::Requests(timing) => encoder.encode_histogram::<Vec<Pair<'static>>>(
-                timing.sum_ns as f64 / 1e9,
-                timing.buckets.iter().sum(),
-                &request_buckets(timing),
-                None,
-            ),
         }
     }
 }
 
-/// A histogram whose bounds are `first_ns`, and each other 2^`shift` times higher.
+/// A histogram of times.
 pub(super) struct Durations<'a> {
     pub(super) sum_ns: u64,
     /// Not added up; the last one has no bound.
     pub(super) counts: &'a [u64],
-    pub(super) first_ns: u64,
-    pub(super) shift: u32,
+    /// Upper bounds of the others.
+    pub(super) bounds_ns: &'a [u64],
 }
 
 impl Durations<'_> {
     /// Upper bounds in seconds with counts.
     fn buckets(&self) -> Vec<(f64, u64)> {
-        let last = self.counts.len().saturating_sub(1);
-        let bound = |index: usize| {
-            if index == last {
-                f64::INFINITY
-            } else {
-                (self.first_ns << (self.shift * index as u32)) as f64 / 1e9
-            }
-        };
-        let counts = self.counts.iter().enumerate();
-        counts
-            .map(|(index, count)| (bound(index), *count))
-            .collect()
+        let bounds = self.bounds_ns.iter().map(|bound| *bound as f64 / 1e9);
+        let bounds = bounds.chain([f64::INFINITY]);
+        bounds.zip(self.counts.iter().copied()).collect()
     }
-}
-
-/// Upper bounds in seconds with counts.
-fn request_buckets(timing: &Timing) -> [(f64, u64); REQUEST_BUCKETS] {
-    let mut buckets = [(f64::INFINITY, 0); REQUEST_BUCKETS];
-    for (bucket, count) in buckets.iter_mut().zip(timing.buckets) {
-        bucket.1 = count;
-    }
-    for (bucket, bound) in buckets.iter_mut().zip(REQUEST_BOUNDS_NS) {
-        bucket.0 = bound as f64 / 1e9;
-    }
-    buckets
 }

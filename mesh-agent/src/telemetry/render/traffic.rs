@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use mesh_common::{FIRST_BUCKET_NS, FIRST_DURATION_NS, FIRST_RTT_NS, FlowStats, Reason, Verdict};
+use mesh_common::{
+    CONNECT_BOUNDS_NS, DURATION_BOUNDS_NS, FlowStats, RTT_BOUNDS_NS, Reason, Verdict,
+};
 use prometheus_client::registry::Unit;
 
 use super::sheet::{Durations, Pair, Sheet, Value};
@@ -104,8 +106,7 @@ fn durations(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             Value::Durations(Durations {
                 sum_ns: s.connect_ns,
                 counts: &s.connect_buckets,
-                first_ns: FIRST_BUCKET_NS,
-                shift: 2,
+                bounds_ns: &CONNECT_BOUNDS_NS,
             })
         }),
     )?;
@@ -117,8 +118,7 @@ fn durations(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
             Value::Durations(Durations {
                 sum_ns: s.rtt_ns,
                 counts: &s.rtt_buckets,
-                first_ns: FIRST_RTT_NS,
-                shift: 2,
+                bounds_ns: &RTT_BOUNDS_NS,
             })
         }),
     )?;
@@ -134,8 +134,7 @@ fn durations(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
                 Value::Durations(Durations {
                     sum_ns: s.duration_ns,
                     counts: &s.duration_buckets,
-                    first_ns: FIRST_DURATION_NS,
-                    shift: 3,
+                    bounds_ns: &DURATION_BOUNDS_NS,
                 })
             },
         ),
