@@ -1,6 +1,6 @@
 //! Both directions of a connection whose bytes are at hand in order.
 
-use super::{Method, PIECE, Pending, Progress, Stream, Unparsed, Window};
+use super::{Head, Method, PIECE, Pending, Progress, Stream, Unparsed, Window};
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +106,11 @@ impl Exchange {
         };
         stream.open(&mut self.window);
         self.window.extend(bytes);
+        let mut head = Head::default();
+        if head.begin(stream, &self.window) {
+            let _ = (0..Head::TURNS).any(|index| head.turn(&self.window, index));
+            stream.take(&head, &mut self.window, now_ns);
+        }
         loop {
             match stream.step(&mut self.window, now_ns) {
                 Progress::MORE => {}

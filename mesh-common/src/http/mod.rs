@@ -12,6 +12,7 @@
 
 mod code;
 mod exchange;
+mod head;
 mod order;
 mod pending;
 mod socket;
@@ -22,6 +23,7 @@ mod window;
 
 pub use code::{Method, Unparsed};
 pub use exchange::{Event, Exchange, Side};
+pub use head::Head;
 pub use order::{Order, Piece};
 pub use pending::{MAX_RUNS, Pending, Run};
 pub use socket::{

@@ -10,9 +10,9 @@ pub struct Stream {
     /// Bytes of a body that come before the next byte that matters.
     pub skip: u64,
     /// When the first byte of the message arrived, nanoseconds.
-    begun_ns: u64,
+    pub(super) begun_ns: u64,
     /// `Content-Length`, if [`flag::LENGTH`].
-    length: u64,
+    pub(super) length: u64,
     /// The number that is being read; of a request's first line, where in the window what is left
     /// of it begins.
     number: u64,
@@ -21,15 +21,15 @@ pub struct Stream {
     /// Length of `kept`, bytes.
     kept_length: u8,
     /// [`phase`].
-    phase: u8,
+    pub(super) phase: u8,
     /// [`flag`] bits.
-    flags: u8,
+    pub(super) flags: u8,
     /// How many bytes of a word have been seen.
     matched: u8,
     /// The status code.
-    code: u16,
+    pub(super) code: u16,
     /// [`Method`] code: what is asked, or what was.
-    method: u8,
+    pub(super) method: u8,
     /// [`Unparsed`] code, once the phase says so.
     reason: u8,
 }
@@ -55,62 +55,64 @@ impl Progress {
 }
 
 /// What comes next, after the bytes to be passed over.
-mod phase {
+pub(super) mod phase {
     /// A message, or the end of a line that belongs to none.
-    pub(super) const START: u8 = 0;
+    pub(in crate::http) const START: u8 = 0;
     /// The first line, from its start.
-    pub(super) const FIRST: u8 = 1;
+    pub(in crate::http) const FIRST: u8 = 1;
     /// A method that is none of the known ones.
-    pub(super) const METHOD: u8 = 2;
+    pub(in crate::http) const METHOD: u8 = 2;
     /// The rest of a request's first line.
-    pub(super) const TARGET: u8 = 3;
+    pub(in crate::http) const TARGET: u8 = 3;
     /// A header line, from its start.
-    pub(super) const LINE: u8 = 4;
+    pub(in crate::http) const LINE: u8 = 4;
     /// The rest of a line of a head.
-    pub(super) const REST: u8 = 5;
+    pub(in crate::http) const REST: u8 = 5;
     /// The value of `Content-Length`, up to its first digit.
-    pub(super) const LENGTH: u8 = 6;
+    pub(in crate::http) const LENGTH: u8 = 6;
     /// Its digits.
-    pub(super) const LENGTH_DIGITS: u8 = 7;
+    pub(in crate::http) const LENGTH_DIGITS: u8 = 7;
     /// The value of `Transfer-Encoding`, up to its first letter.
-    pub(super) const CODING: u8 = 8;
+    pub(in crate::http) const CODING: u8 = 8;
     /// Its letters.
-    pub(super) const CODING_LETTERS: u8 = 9;
+    pub(in crate::http) const CODING_LETTERS: u8 = 9;
     /// What may be behind such a value.
-    pub(super) const VALUE_END: u8 = 10;
+    pub(in crate::http) const VALUE_END: u8 = 10;
     /// The line feed behind such a value.
-    pub(super) const VALUE_FEED: u8 = 11;
+    pub(in crate::http) const VALUE_FEED: u8 = 11;
     /// A chunk's size, its first digit.
-    pub(super) const CHUNK: u8 = 12;
+    pub(in crate::http) const CHUNK: u8 = 12;
     /// Its other digits.
-    pub(super) const CHUNK_DIGITS: u8 = 13;
+    pub(in crate::http) const CHUNK_DIGITS: u8 = 13;
     /// A chunk extension.
-    pub(super) const EXTENSION: u8 = 14;
+    pub(in crate::http) const EXTENSION: u8 = 14;
     /// The line feed behind a chunk's size.
-    pub(super) const SIZE_FEED: u8 = 15;
+    pub(in crate::http) const SIZE_FEED: u8 = 15;
     /// The carriage return behind a chunk.
-    pub(super) const CHUNK_END: u8 = 16;
+    pub(in crate::http) const CHUNK_END: u8 = 16;
     /// The line feed behind a chunk.
-    pub(super) const CHUNK_FEED: u8 = 17;
+    pub(in crate::http) const CHUNK_FEED: u8 = 17;
     /// A trailer line, from its start.
-    pub(super) const TRAILER: u8 = 18;
+    pub(in crate::http) const TRAILER: u8 = 18;
     /// The rest of a trailer line.
-    pub(super) const TRAILER_REST: u8 = 19;
+    pub(in crate::http) const TRAILER_REST: u8 = 19;
     /// The line feed that ends the trailers.
-    pub(super) const TRAILER_FEED: u8 = 20;
+    pub(in crate::http) const TRAILER_FEED: u8 = 20;
     /// Nothing: the stream is not followed any further.
-    pub(super) const OVER: u8 = 21;
+    pub(in crate::http) const OVER: u8 = 21;
+    /// The empty line behind a head that was read at once and has not been told of.
+    pub(in crate::http) const READ: u8 = 22;
 }
 
-mod flag {
+pub(super) mod flag {
     /// The stream is of responses.
-    pub(super) const RESPONSES: u8 = 1;
+    pub(in crate::http) const RESPONSES: u8 = 1;
     /// The message has a `Content-Length`.
-    pub(super) const LENGTH: u8 = 1 << 1;
+    pub(in crate::http) const LENGTH: u8 = 1 << 1;
     /// The message is chunked.
-    pub(super) const CHUNKED: u8 = 1 << 2;
+    pub(in crate::http) const CHUNKED: u8 = 1 << 2;
     /// The message is of HTTP/1.0.
-    pub(super) const OLD: u8 = 1 << 3;
+    pub(in crate::http) const OLD: u8 = 1 << 3;
 }
 
 /// A body that ends with the connection.
@@ -223,12 +225,24 @@ impl Stream {
             return Progress::MORE;
         }
         match self.phase {
+            phase::READ => self.tell(),
             phase::TARGET | phase::LINE | phase::REST | phase::TRAILER_REST => self.lines(window),
             phase::START => self.start(window, now),
             phase::FIRST if self.flags & flag::RESPONSES != 0 => self.status_line(window),
             phase::FIRST => self.request_line(window),
             phase::OVER => Progress::UNPARSED,
             _ => self.byte(window),
+        }
+    }
+
+    /// Tells of a head that was read at once; the line behind it is next.
+    #[inline(always)]
+    const fn tell(&mut self) -> Progress {
+        self.phase = phase::LINE;
+        if self.flags & flag::RESPONSES != 0 {
+            Progress::RESPONSE
+        } else {
+            Progress::REQUEST
         }
     }
 
@@ -320,16 +334,11 @@ impl Stream {
         if window.left() < 13 {
             return self.keep(window);
         }
-        let version = window.word(window.at);
-        let rest = window.word(window.at + 8);
-        let [space, hundreds, tens, ones, end, ..] = rest.to_le_bytes();
-        let digits = hundreds.is_ascii_digit() && tens.is_ascii_digit() && ones.is_ascii_digit();
-        let ends = end == b' ' || end == b'\r' || end == b'\n';
-        if !self.is_version(version) || space != b' ' || !digits || !ends || hundreds == b'0' {
+        let code = status(window.word(window.at + 8));
+        if !self.is_version(window.word(window.at)) || code == 0 {
             return self.unparsed(Unparsed::NotHttp);
         }
-        self.code =
-            (hundreds - b'0') as u16 * 100 + (tens - b'0') as u16 * 10 + (ones - b'0') as u16;
+        self.code = code;
         window.at += 12;
         self.phase = phase::REST;
         if self.is_interim() {
@@ -342,11 +351,11 @@ impl Stream {
     /// Whether `word` is `HTTP/1.` and a digit; notes which.
     #[inline(always)]
     const fn is_version(&mut self, word: u64) -> bool {
-        let minor = (word >> 56) as u8;
-        if minor == b'0' {
-            self.flags |= flag::OLD;
-        }
-        word << 8 == u64::from_le_bytes(*b"HTTP/1.\0") << 8 && minor.is_ascii_digit()
+        let Some(old) = version(word) else {
+            return false;
+        };
+        self.flags |= old;
+        true
     }
 
     /// Whether the response is followed by another one to the same request.
@@ -428,22 +437,8 @@ impl Stream {
     /// read byte by byte.
     #[inline(always)]
     const fn short_length(&mut self, window: &mut Window) {
-        const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
-        let word = window.word(window.at);
-        let mut rest = word >> 8;
-        let mut number = 0;
-        let mut digits = 0;
-        while digits < 5 {
-            let digit = (rest as u8).wrapping_sub(b'0');
-            if digit > 9 {
-                break;
-            }
-            number = number * 10 + digit as u64;
-            rest >>= 8;
-            digits += 1;
-        }
-        let usual = word as u8 == b' ' && digits > 0 && rest as u16 == LINE_END;
-        if usual && window.left() >= digits + 3 && self.flags & flag::LENGTH == 0 {
+        let (number, digits) = short_number(window.word(window.at));
+        if digits > 0 && window.left() >= digits + 3 && self.flags & flag::LENGTH == 0 {
             self.flags |= flag::LENGTH;
             self.length = number;
             self.phase = phase::LINE;
@@ -733,6 +728,52 @@ impl Stream {
             _ => self.phase = phase::TRAILER_REST,
         }
         Progress::MORE
+    }
+}
+
+/// [`flag`] bits of the version that `word` is: `HTTP/1.` and a digit.
+#[inline(always)]
+pub(super) const fn version(word: u64) -> Option<u8> {
+    let minor = (word >> 56) as u8;
+    if word << 8 != u64::from_le_bytes(*b"HTTP/1.\0") << 8 || !minor.is_ascii_digit() {
+        return None;
+    }
+    Some(if minor == b'0' { flag::OLD } else { 0 })
+}
+
+/// The status code that follows a version, or 0 if none does.
+#[inline(always)]
+pub(super) const fn status(word: u64) -> u16 {
+    let [space, hundreds, tens, ones, end, ..] = word.to_le_bytes();
+    let digits = hundreds.is_ascii_digit() && tens.is_ascii_digit() && ones.is_ascii_digit();
+    let ends = end == b' ' || end == b'\r' || end == b'\n';
+    if space != b' ' || !digits || !ends || hundreds == b'0' {
+        return 0;
+    }
+    (hundreds - b'0') as u16 * 100 + (tens - b'0') as u16 * 10 + (ones - b'0') as u16
+}
+
+/// The number of at most five digits that is all of a line but a space before it, and how many
+/// digits it has; none if the line is anything else.
+#[inline(always)]
+pub(super) const fn short_number(word: u64) -> (u64, u32) {
+    const LINE_END: u16 = u16::from_le_bytes(*b"\r\n");
+    let mut rest = word >> 8;
+    let mut number = 0;
+    let mut digits = 0;
+    while digits < 5 {
+        let digit = (rest as u8).wrapping_sub(b'0');
+        if digit > 9 {
+            break;
+        }
+        number = number * 10 + digit as u64;
+        rest >>= 8;
+        digits += 1;
+    }
+    if word as u8 == b' ' && rest as u16 == LINE_END {
+        (number, digits)
+    } else {
+        (0, 0)
     }
 }
 

@@ -3,6 +3,7 @@ extern crate std;
 mod bodies;
 mod heads;
 mod order;
+mod ordinary;
 mod reference;
 mod splits;
 

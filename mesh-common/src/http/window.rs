@@ -46,6 +46,12 @@ impl Window {
         low >> shift | (high << 1) << (63 - shift)
     }
 
+    /// The word at `index` words from the start.
+    #[inline(always)]
+    pub(super) const fn aligned(&self, index: u32) -> u64 {
+        u64::from_le(self.words[(index % (SIZE / 8)) as usize])
+    }
+
     /// The byte at `at`.
     #[inline(always)]
     pub(super) const fn byte(&self, at: u32) -> u8 {

@@ -6,7 +6,7 @@ use core::ptr::from_mut;
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_loop, bpf_skb_load_bytes};
-use mesh_common::http::{HttpSocket, Method, PIECE, Progress, Stream, Unparsed, Window};
+use mesh_common::http::{Head, HttpSocket, Method, PIECE, Progress, Stream, Unparsed, Window};
 use mesh_common::http2::HeadRecord;
 
 use super::frames;
@@ -58,6 +58,8 @@ pub(crate) struct Work {
     /// Whether all of it was read, or what can be.
     pub(super) done: u32,
     _pad: u32,
+    /// The head that the window begins with.
+    head: Head,
     /// What the agent is told.
     pub(super) record: HeadRecord,
 }
@@ -116,18 +118,16 @@ pub(super) fn read(
     work.at = segment.at + from;
     work.left = segment.length.saturating_sub(from);
     work.done = 0;
-    let mut turn = Turn {
-        skb,
-        socket: from_mut(socket),
-        work: from_mut(work),
-    };
-    let turn: *mut c_void = from_mut(&mut turn).cast();
-    // A call each: the verifier has to know which callback it is.
-    match (side, protocol) {
-        (Side::Requests, Protocol::Http1) => walk(request_step as *mut c_void, turn),
-        (Side::Responses, Protocol::Http1) => walk(response_step as *mut c_void, turn),
-        (Side::Requests, Protocol::Http2) => walk(frames::request_step as *mut c_void, turn),
-        (Side::Responses, Protocol::Http2) => walk(frames::response_step as *mut c_void, turn),
+    if protocol == Protocol::Http1 {
+        begin(skb, socket, work, side);
+    }
+    if work.done == 0 {
+        let mut turn = Turn {
+            skb,
+            socket: from_mut(socket),
+            work: from_mut(work),
+        };
+        steps(from_mut(&mut turn).cast(), side, protocol);
     }
     if work.done == 0 {
         tally::over(socket, Unparsed::Busy);
@@ -138,6 +138,43 @@ pub(super) fn read(
     }
 }
 
+/// Takes the first piece of the packet, and the head that it begins with at once if it can.
+#[inline(always)]
+fn begin(skb: *mut __sk_buff, socket: &mut HttpSocket, work: &mut Work, side: Side) {
+    let stream = match side {
+        Side::Requests => &mut socket.requests,
+        Side::Responses => &mut socket.responses,
+    };
+    if fill(skb, work, stream) == 0 && work.head.begin(stream, &work.window) {
+        let mut context = from_mut(work);
+        let context: *mut c_void = from_mut(&mut context).cast();
+        // SAFETY: the callback has the signature the helper calls and takes a pointer to `Work`.
+        unsafe { bpf_loop(Head::TURNS, head_turn as *mut c_void, context, 0) };
+        stream.take(&work.head, &mut work.window, work.now);
+    }
+}
+
+/// One turn over a head; returns 1 when it was the last.
+extern "C" fn head_turn(index: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `begin` passes a pointer to work that is valid while the program runs.
+    let work = unsafe { context.cast::<*mut Work>().read() };
+    // SAFETY: as above.
+    let work = unsafe { &mut *work };
+    i64::from(work.head.turn(&work.window, index))
+}
+
+/// Takes what is left of the packet in steps.
+#[inline(always)]
+fn steps(turn: *mut c_void, side: Side, protocol: Protocol) {
+    // A call each: the verifier has to know which callback it is.
+    match (side, protocol) {
+        (Side::Requests, Protocol::Http1) => walk(request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http1) => walk(response_step as *mut c_void, turn),
+        (Side::Requests, Protocol::Http2) => walk(frames::request_step as *mut c_void, turn),
+        (Side::Responses, Protocol::Http2) => walk(frames::response_step as *mut c_void, turn),
+    }
+}
+
 #[inline(always)]
 fn walk(step: *mut c_void, turn: *mut c_void) {
     // SAFETY: the callbacks have the signature the helper calls and take a `Turn`.
@@ -145,7 +182,7 @@ fn walk(step: *mut c_void, turn: *mut c_void) {
 }
 
 /// One step over what the client sends; returns 1 when the packet has been read.
-extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
+extern "C" fn request_step(_index: u32, context: *mut c_void) -> i64 {
     let turn = context.cast::<Turn>();
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
@@ -153,9 +190,6 @@ extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
     let socket = unsafe { &mut *socket };
     // SAFETY: as above.
     let work = unsafe { &mut *work };
-    if index == 0 {
-        return fill(skb, work, &mut socket.requests);
-    }
     match socket.requests.step(&mut work.window, work.now) {
         Progress::MORE => 0,
         Progress::FILL => fill(skb, work, &mut socket.requests),
@@ -174,7 +208,7 @@ extern "C" fn request_step(index: u32, context: *mut c_void) -> i64 {
 }
 
 /// The same for what the server sends.
-extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
+extern "C" fn response_step(_index: u32, context: *mut c_void) -> i64 {
     let turn = context.cast::<Turn>();
     // SAFETY: `read` passes a turn whose pointers are valid while the program runs.
     let Turn { skb, socket, work } = unsafe { turn.read() };
@@ -182,9 +216,6 @@ extern "C" fn response_step(index: u32, context: *mut c_void) -> i64 {
     let socket = unsafe { &mut *socket };
     // SAFETY: as above.
     let work = unsafe { &mut *work };
-    if index == 0 {
-        return fill(skb, work, &mut socket.responses);
-    }
     match socket.responses.step(&mut work.window, work.now) {
         Progress::MORE => 0,
         Progress::FILL => fill(skb, work, &mut socket.responses),
