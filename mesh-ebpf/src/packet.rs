@@ -1,10 +1,13 @@
 //! The first packet of a connection, or a datagram, as `cgroup_skb` shows it: from the IP header on.
 
-use core::mem::{MaybeUninit, size_of};
+use core::arch::asm;
+use core::mem::{MaybeUninit, offset_of, size_of};
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_load_bytes;
 use mesh_common::{Address, IPPROTO_TCP, IPPROTO_UDP, SocketKey};
+
+use crate::ctx;
 
 /// How many IPv6 extension headers are passed over.
 const MAX_EXTENSIONS: u32 = 8;
@@ -121,16 +124,42 @@ pub(crate) fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[
     load_as(skb, offset)
 }
 
-/// The same as words, of which each is in the order of the packet.
+/// The words at `offsets` of a packet, each in its order, if all up to `end` can be read in place.
 #[inline(always)]
-pub(crate) fn load_words<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u64; N]> {
-    load_as(skb, offset)
+pub(crate) fn words_at<const N: usize>(
+    skb: *mut __sk_buff,
+    offsets: [usize; N],
+    end: usize,
+) -> Option<[u64; N]> {
+    let data: u32 = ctx::field(skb, offset_of!(__sk_buff, data));
+    let data_end: u32 = ctx::field(skb, offset_of!(__sk_buff, data_end));
+    if data as usize + end > data_end as usize {
+        return None;
+    }
+    Some(offsets.map(|offset| word_at(data as usize + offset)))
+}
+
+/// Reads a word of a packet in place, where it need not be aligned. The compiler would read it
+/// byte by byte.
+#[inline(always)]
+fn word_at(address: usize) -> u64 {
+    let word: u64;
+    // SAFETY: the caller has compared the address with the end of the packet, which the verifier
+    // checks.
+    unsafe {
+        asm!(
+            "{word} = *(u64 *)({address} + 0)",
+            address = in(reg) address,
+            word = out(reg) word,
+            options(readonly, nostack),
+        );
+    }
+    word
 }
 
 /// Types that any bytes are a value of.
 trait AnyBytes {}
 impl<const N: usize> AnyBytes for [u8; N] {}
-impl<const N: usize> AnyBytes for [u64; N] {}
 
 #[inline(always)]
 fn load_as<T: AnyBytes>(skb: *mut __sk_buff, offset: u32) -> Option<T> {

@@ -88,7 +88,7 @@ impl Exchange {
     pub fn unanswered(&mut self) -> impl Iterator<Item = (Method, u32)> + '_ {
         core::iter::from_fn(|| {
             let run = self.pending.pop_run();
-            (run.count != 0).then_some((Method(run.method as u8), run.count))
+            (run.count != 0).then_some((Method(run.method as u8), run.count.into()))
         })
     }
 

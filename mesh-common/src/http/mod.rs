@@ -27,7 +27,7 @@ pub use head::Head;
 pub use order::{Order, Piece};
 pub use pending::{MAX_RUNS, Pending, Run};
 pub use socket::{
-    HttpSocket, RequestKey, RequestStats, UnparsedKey, greeted, http_flag, request_bit,
+    Direction, HttpSocket, RequestKey, RequestStats, UnparsedKey, greeted, http_flag, request_bit,
     request_bucket,
 };
 pub use stream::{Progress, Stream};

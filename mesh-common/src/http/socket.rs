@@ -1,30 +1,22 @@
 //! What the kernel programs remember of a connection and count.
 
+use core::mem::offset_of;
+
 use super::{Order, Pending, Stream};
 use crate::REQUEST_BUCKETS;
 use crate::http2::Walk;
 
 /// An accepted connection at an endpoint that speaks HTTP, for as long as its socket lives.
 ///
-/// Packets of either direction write fields of their own, but for `over`.
+/// What arrives and what is sent is often looked at on two CPUs. Each direction writes cache lines
+/// of its own (a value of socket storage begins 8 bytes into a line, and a line has 64), and both
+/// only read the first, once it is known who calls and how both begin.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HttpSocket {
-    /// What the client sends.
-    pub requests: Stream,
-    /// What the server sends.
-    pub responses: Stream,
-    /// Requests without an answer.
-    pub pending: Pending,
     /// [`Unparsed`](super::Unparsed) code plus one, once the connection is not followed any
     /// further.
     pub over: u64,
-    /// Whether a packet of the client is being looked at.
-    pub busy: u64,
-    /// How far that is.
-    pub received: Order,
-    /// How far what the server sends has been looked at.
-    pub sent: Order,
     /// Subject that calls.
     pub source: u32,
     /// Subject that is called.
@@ -35,23 +27,52 @@ pub struct HttpSocket {
     pub bits: u32,
     /// [`http_flag`] bits.
     pub flags: u32,
-    /// Records that were made for the agent, of what the client sends and of what the server sends.
-    pub told: [u32; 2],
     /// How the server has begun, see [`greeted`].
     pub greeted: u32,
-    /// Where in its frames each direction is, if it is HTTP/2.
-    pub frames: [Walk; 2],
+    /// The rest of the line.
+    _line: [u64; 3],
+    /// What the client sends.
+    pub requests: Stream,
+    /// The same, as packets and as frames.
+    pub received: Direction,
+    /// Requests without an answer.
+    pub pending: Pending,
+    /// What the server sends, as packets and as frames.
+    pub sent: Direction,
+    /// The same as messages.
+    pub responses: Stream,
 }
-const _: () = assert!(size_of::<HttpSocket>() == 512);
+const _: () = assert!(size_of::<HttpSocket>() == 568);
+const _: () = assert!((8 + offset_of!(HttpSocket, requests)).is_multiple_of(LINE));
+const _: () = assert!((16 + offset_of!(HttpSocket, pending)).is_multiple_of(LINE));
+const _: () = assert!((8 + offset_of!(HttpSocket, responses)).is_multiple_of(LINE));
+
+/// Bytes of a cache line on most machines.
+const LINE: usize = 64;
+
+/// How far one direction has been looked at.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direction {
+    /// Whether a packet is being looked at.
+    pub busy: u64,
+    /// Where in the stream its packets are.
+    pub order: Order,
+    /// Records of it that were made for the agent.
+    pub told: u32,
+    /// Where in its frames it is, if it is HTTP/2.
+    pub walk: Walk,
+    /// Zero.
+    _pad: [u32; 3],
+}
+const _: () = assert!(size_of::<Direction>() == 56);
 
 /// Bits of [`HttpSocket::flags`].
 pub mod http_flag {
     /// Bytes of the client have been seen, and who it is has been looked up.
     pub const SEEN: u32 = 1;
-    /// Bytes of the server have been seen.
-    pub const ANSWERED: u32 = 1 << 1;
     /// It is HTTP/2: the agent reads what matters.
-    pub const HTTP2: u32 = 1 << 2;
+    pub const HTTP2: u32 = 1 << 1;
 }
 
 /// How a server has begun: 0 as long as it has not.

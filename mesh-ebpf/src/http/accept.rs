@@ -44,8 +44,8 @@ fn accepted(ctx: &SockOpsContext) {
         return;
     };
     socket.responses = Stream::responses();
-    socket.received.next = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, rcv_nxt));
-    socket.sent.next = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, snd_nxt));
+    socket.received.order.next = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, rcv_nxt));
+    socket.sent.order.next = ctx::field(ctx.ops, offset_of!(bpf_sock_ops, snd_nxt));
     socket.service = destination.service;
     socket.version = destination.version;
     if destination.flags & destination_flag::GRPC != 0 {
@@ -106,6 +106,6 @@ fn closed(ctx: &SockOpsContext) {
         if run.count == 0 {
             return;
         }
-        tally::unanswered(socket, Method(run.method as u8), run.count);
+        tally::unanswered(socket, Method(run.method as u8), run.count.into());
     }
 }

@@ -7,7 +7,7 @@ use core::slice;
 use aya_ebpf::bindings::{__sk_buff, bpf_sock_ops};
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_skb_load_bytes};
 use mesh_common::Counter;
-use mesh_common::http::{HttpSocket, Unparsed, http_flag};
+use mesh_common::http::{Direction, HttpSocket, Stream, Unparsed, http_flag};
 use mesh_common::http2::{
     FRAME_HEADER, FrameHeader, HEAD_BYTES, Head, Kept, PREFACE, Walk, frame_kind, head_flag,
 };
@@ -65,7 +65,7 @@ fn step(turn: *mut Turn, side: Side) -> i64 {
     let socket = unsafe { &mut *socket };
     // SAFETY: as above.
     let work = unsafe { &mut *work };
-    let (stream, walk) = parts(socket, side);
+    let (stream, Direction { walk, .. }) = parts(socket, side);
     let skipped = stream.pass_over(u64::from(work.left)) as u32;
     work.at += skipped;
     work.left -= skipped;
@@ -99,11 +99,10 @@ fn step(turn: *mut Turn, side: Side) -> i64 {
 
 /// What is remembered of a direction.
 #[inline(always)]
-fn parts(socket: &mut HttpSocket, side: Side) -> (&mut mesh_common::http::Stream, &mut Walk) {
-    let [requests, responses] = &mut socket.frames;
+fn parts(socket: &mut HttpSocket, side: Side) -> (&mut Stream, &mut Direction) {
     match side {
-        Side::Requests => (&mut socket.requests, requests),
-        Side::Responses => (&mut socket.responses, responses),
+        Side::Requests => (&mut socket.requests, &mut socket.received),
+        Side::Responses => (&mut socket.responses, &mut socket.sent),
     }
 }
 
@@ -135,7 +134,7 @@ fn payload(
     side: Side,
     flags: u32,
 ) -> i64 {
-    let (_, walk) = parts(socket, side);
+    let (_, Direction { walk, .. }) = parts(socket, side);
     let mut length = if walk.left < work.left {
         walk.left
     } else {
@@ -166,25 +165,28 @@ fn tell(
     flags: u32,
     length: u32,
 ) -> i64 {
-    let index = side as usize;
     let of_side = match side {
         Side::Requests => 0,
         Side::Responses => head_flag::RESPONSES,
     };
+    let (source, service, version, bits) =
+        (socket.source, socket.service, socket.version, socket.bits);
+    let (_, direction) = parts(socket, side);
+    let (frame, number) = (direction.walk.frame, direction.told);
+    direction.told += 1;
     work.record.head = Head {
         time_ns: work.now,
         // SAFETY: the helper takes the context as it is.
         cookie: unsafe { bpf_get_socket_cookie(skb.cast()) },
-        source: socket.source,
-        service: socket.service,
-        version: socket.version,
-        bits: socket.bits,
-        frame: socket.frames[index].frame,
-        number: socket.told[index],
+        source,
+        service,
+        version,
+        bits,
+        frame,
+        number,
         flags: flags | of_side,
         length,
     };
-    socket.told[index] += 1;
     let whole = (size_of::<Head>() as u32 + length) as usize;
     // SAFETY: a record begins with its head and has room for as many bytes.
     let record = unsafe { slice::from_raw_parts(from_ref(&work.record).cast::<u8>(), whole) };

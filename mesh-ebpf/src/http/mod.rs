@@ -44,7 +44,7 @@ pub(crate) fn received(skb: *mut __sk_buff) {
     };
     // Packets of one connection can be on two CPUs at once before TCP has put them in order.
     // SAFETY: a field of the socket's storage, which lives while the program runs.
-    if unsafe { atomic::exchange(&raw mut socket.busy, 1) } != 0 {
+    if unsafe { atomic::exchange(&raw mut socket.received.busy, 1) } != 0 {
         tally::over(socket, Unparsed::Busy);
         return;
     }
@@ -53,12 +53,13 @@ pub(crate) fn received(skb: *mut __sk_buff) {
     }
     match socket
         .received
+        .order
         .place(segment.seq, segment.length, &mut socket.requests.skip)
     {
-        Piece::Nothing => socket.flags |= http_flag::SEEN,
+        Piece::Nothing => saw(socket),
         Piece::From(at) => {
             let (at, protocol) = begin_requests(skb, socket, &segment, at);
-            socket.flags |= http_flag::SEEN;
+            saw(socket);
             if socket.over == 0 {
                 read::read(skb, socket, &segment, at, (Side::Requests, protocol));
             }
@@ -66,7 +67,16 @@ pub(crate) fn received(skb: *mut __sk_buff) {
         Piece::Gap => missed(socket),
     }
     // SAFETY: as above.
-    unsafe { atomic::exchange(&raw mut socket.busy, 0) };
+    unsafe { atomic::exchange(&raw mut socket.received.busy, 0) };
+}
+
+/// Notes that bytes of the client were seen. What both directions read is written only if it
+/// changes.
+#[inline(always)]
+fn saw(socket: &mut HttpSocket) {
+    if socket.flags & http_flag::SEEN == 0 {
+        socket.flags |= http_flag::SEEN;
+    }
 }
 
 /// Looks at a packet of a socket of the workload. The socket is locked by whoever sends.
@@ -83,6 +93,7 @@ pub(crate) fn sent(skb: *mut __sk_buff) {
     };
     match socket
         .sent
+        .order
         .place(segment.seq, segment.length, &mut socket.responses.skip)
     {
         Piece::Nothing => {}
