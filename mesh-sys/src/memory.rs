@@ -32,6 +32,30 @@ pub fn give_back() {
     }
 }
 
+/// What the heap holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heap {
+    /// In use, bytes.
+    pub used: u64,
+    /// Freed and kept to be used again, bytes; its pages may have been given back.
+    pub freed: u64,
+}
+
+/// What the heap holds; `None` where the C library does not tell.
+pub fn heap() -> Option<Heap> {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: no preconditions.
+        let info = unsafe { libc::mallinfo2() };
+        Some(Heap {
+            used: (info.uordblks + info.hblkhd) as u64,
+            freed: info.fordblks as u64,
+        })
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
+}
+
 /// Lets go of the pages of code and constants, this program's and its libraries'. What is needed
 /// comes back from the page cache by itself; what only starting has needed does not.
 pub fn forget_code() {

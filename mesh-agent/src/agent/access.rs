@@ -75,12 +75,12 @@ impl AccessLog {
     }
 
     /// Writes a record, unless there are too many. Never waits.
-    pub(super) fn write(&self, flow: &FlowView) {
+    pub(super) fn write(&self, flow: FlowView) {
         let queue = self
             .queue
             .as_ref()
             .filter(|_| lock(&self.tokens).take(Instant::now()));
-        let queued = queue.is_some_and(|queue| queue.try_send(Box::new(flow.clone())).is_ok());
+        let queued = queue.is_some_and(|queue| queue.try_send(Box::new(flow)).is_ok());
         if !queued {
             self.shared.suppressed.fetch_add(1, Relaxed);
         }
@@ -242,7 +242,7 @@ mod tests {
         };
         let log = AccessLog::start(&settings).expect("started").expect("on");
         for seq in 0..50 {
-            log.write(&FlowView {
+            log.write(FlowView {
                 seq,
                 event: "close".into(),
                 ..FlowView::default()

@@ -87,10 +87,12 @@ impl Flows {
 
     fn push(&self, flow: FlowView) {
         let mut log = lock(&self.log);
-        let flow = log.push(flow);
-        if let Some(access_log) = &self.access_log {
-            access_log.write(flow);
-        }
+        let Some(access_log) = &self.access_log else {
+            log.push(flow);
+            return;
+        };
+        let seq = log.push(flow.clone());
+        access_log.write(FlowView { seq, ..flow });
     }
 
     /// What `query` asks for. One that wants openings gets those from now on.

@@ -59,6 +59,7 @@ use crate::policy::ids::Ids;
 use crate::policy::model::{OnWeightChange, Policy, Split};
 use crate::policy::parse::Previous;
 use crate::policy::source::SourceSet;
+use crate::telemetry::status::resident_bytes;
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,8 @@ pub enum StartError {
 /// Flows and sessions that come and go between two times of tidying while memory is given back:
 /// where there are more, new ones need it again.
 const CALM: u64 = 1000;
+/// How much resident memory may grow before what is freed of it is given back, bytes.
+const SLACK: u64 = 1 << 20;
 
 /// The agent.
 pub struct Agent {
@@ -96,6 +99,8 @@ pub struct Agent {
     ready: AtomicBool,
     /// Whether a reload has left freed memory on the heap.
     heap_to_tidy: AtomicBool,
+    /// Resident memory when freed memory was given back last, bytes.
+    tidied: AtomicU64,
     /// Flows and sessions that had come and gone when the host was tidied last.
     flows_seen: AtomicU64,
     /// Whether any has since memory was given back.
@@ -206,6 +211,7 @@ impl Agent {
             live: Live::default(),
             ready: AtomicBool::new(false),
             heap_to_tidy: AtomicBool::new(false),
+            tidied: AtomicU64::new(0),
             flows_seen: AtomicU64::new(0),
             flows_to_tidy: AtomicBool::new(false),
         });
@@ -446,22 +452,28 @@ impl Agent {
         if let Err(error) = lock(&self.dataplane).tidy(since_boot().as_nanos() as u64) {
             tracing::error!(%error, "cannot bring the kernel side up to date");
         }
-        if self.flows_have_calmed() | self.heap_to_tidy.swap(false, Ordering::Relaxed) {
+        if self.memory_is_to_tidy() {
             memory::give_back();
             memory::forget_code();
+            let left = resident_bytes().unwrap_or_default();
+            self.tidied.store(left, Ordering::Relaxed);
         }
     }
 
-    /// Whether flows have come or gone since memory was given back, and few enough lately that it
-    /// is not needed again at once.
-    fn flows_have_calmed(&self) -> bool {
+    /// Whether there is memory to give back that is not needed again at once: a reload's, or that
+    /// of flows that have calmed and of questions that were answered.
+    fn memory_is_to_tidy(&self) -> bool {
         let seen = lock(&self.tunnel).as_ref().map_or(0, Tunnel::changes);
         let before = self.flows_seen.swap(seen, Ordering::Relaxed);
         let lately = seen.saturating_sub(before);
         if lately > 0 {
             self.flows_to_tidy.store(true, Ordering::Relaxed);
         }
-        lately < CALM && self.flows_to_tidy.swap(false, Ordering::Relaxed)
+        let reloaded = self.heap_to_tidy.swap(false, Ordering::Relaxed);
+        let grown =
+            resident_bytes().unwrap_or_default() > self.tidied.load(Ordering::Relaxed) + SLACK;
+        let calm = lately < CALM;
+        reloaded || calm && (self.flows_to_tidy.swap(false, Ordering::Relaxed) || grown)
     }
 
     fn record(&self, record: Option<DenialRecord>) {

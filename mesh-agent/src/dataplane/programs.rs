@@ -146,6 +146,10 @@ pub(super) const MAPS: &[&str] = &[
     "WALK",
 ];
 
+/// Size of the ring of the programs' own log, which is mapped twice into the agent's memory. The
+/// largest entry takes half of it.
+const LOG_RING_BYTES: u32 = 16 << 10;
+
 pub(super) static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf"));
 
 /// What the programs are told before they are loaded.
@@ -170,7 +174,8 @@ pub(super) fn load(pins: &Pins, globals: Globals<'_>) -> Result<Ebpf, DataplaneE
         .override_global(global::NETNS_COOKIE, &globals.netns_cookie, true)
         .override_global(global::ROOT_LENGTH, &root_length, true)
         .override_global(global::ROOT, &root, true)
-        .override_global("AYA_LOG_LEVEL", &globals.log_level, false);
+        .override_global("AYA_LOG_LEVEL", &globals.log_level, false)
+        .map_max_entries("AYA_LOGS", LOG_RING_BYTES);
     for map in MAPS {
         loader.map_pin_path(map, pins.map(map));
     }

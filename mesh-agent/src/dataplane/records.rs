@@ -1,12 +1,12 @@
 //! Records and log lines of the kernel programs, read on a thread of their own.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, MapData, MapError, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, RingBuf};
 use aya_log::EbpfLogger;
 use mesh_common::{DenialRecord, FlowRecord};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -30,7 +30,8 @@ const LOG_INTERVAL_MS: i64 = 5000;
 pub struct Records {
     denials: RingBuf<MapData>,
     flows: RingBuf<MapData>,
-    heads: RingBuf<MapData>,
+    /// Not mapped into memory before there is something in it.
+    heads: MapData,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -77,7 +78,9 @@ impl Records {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
         let denials = RingBuf::try_from(take(ebpf, "RECORDS")?)?;
         let flows = RingBuf::try_from(take(ebpf, "FLOW_RECORDS")?)?;
-        let heads = RingBuf::try_from(take(ebpf, "HTTP_HEADS")?)?;
+        let Map::RingBuf(heads) = take(ebpf, "HTTP_HEADS")? else {
+            return Err(DataplaneError::NoMap("HTTP_HEADS"));
+        };
         let logger = EbpfLogger::init_with_logger(ebpf, log::logger());
         if let Err(error) = &logger {
             tracing::debug!(%error, "the kernel programs do not log");
@@ -164,18 +167,30 @@ impl Rare {
 
 /// Hands over what comes of HTTP/2. A pause after what was there lets more come together, so that
 /// few packets have to wake anybody.
-fn follow(mut ring: RingBuf<MapData>, stopped: &OwnedFd, mut each: impl FnMut(&[u8])) {
+fn follow(map: MapData, stopped: &OwnedFd, mut each: impl FnMut(&[u8])) {
+    if !wait(map.fd().as_fd(), stopped) {
+        return;
+    }
+    let mut ring = match RingBuf::try_from(Map::RingBuf(map)) {
+        Ok(ring) => ring,
+        Err(error) => return tracing::error!(%error, "requests of HTTP/2 cannot be read"),
+    };
     loop {
-        let mut ready = [
-            PollFd::new(stopped, PollFlags::IN),
-            PollFd::from_borrowed_fd(ring.as_fd(), PollFlags::IN),
-        ];
-        if poll(&mut ready, None).is_err() || !ready[0].revents().is_empty() {
-            return;
-        }
         drain(&mut ring, usize::MAX, &mut each);
         thread::sleep(HEADS_PAUSE);
+        if !wait(ring.as_fd(), stopped) {
+            return;
+        }
     }
+}
+
+/// Waits until there is something in a ring; `false` if the thread is to end instead.
+fn wait(ring: BorrowedFd<'_>, stopped: &OwnedFd) -> bool {
+    let mut ready = [
+        PollFd::new(stopped, PollFlags::IN),
+        PollFd::from_borrowed_fd(ring, PollFlags::IN),
+    ];
+    poll(&mut ready, None).is_ok() && ready[0].revents().is_empty()
 }
 
 fn drain(ring: &mut RingBuf<MapData>, most: usize, mut each: impl FnMut(&[u8])) {

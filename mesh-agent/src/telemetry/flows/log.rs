@@ -2,15 +2,18 @@
 
 use std::collections::VecDeque;
 
+use super::kept::{Kept, Pool};
 use super::{FlowQuery, FlowView, FlowsDocument, SCHEMA_VERSION};
 
-/// How many records are remembered: about 2 MiB at most.
+/// How many records are remembered: 300 KiB, and up to 1 MiB more where no two of them have their
+/// names in common.
 pub const CAPACITY: usize = 2000;
 
 /// The latest flows.
 #[derive(Debug)]
 pub struct FlowLog {
-    flows: VecDeque<FlowView>,
+    flows: VecDeque<Kept>,
+    pool: Pool,
     capacity: usize,
     /// Number of the first record.
     first: u64,
@@ -28,21 +31,21 @@ impl FlowLog {
     fn with(capacity: usize, first: u64) -> Self {
         Self {
             flows: VecDeque::new(),
+            pool: Pool::default(),
             capacity,
             first,
             next: first,
         }
     }
 
-    /// Remembers a record and numbers it; the oldest makes room.
-    pub fn push(&mut self, mut flow: FlowView) -> &FlowView {
-        flow.seq = self.next;
-        self.next += 1;
+    /// Remembers a record and returns its number; the oldest makes room.
+    pub fn push(&mut self, flow: FlowView) -> u64 {
         if self.flows.len() >= self.capacity {
             self.flows.pop_front();
         }
-        self.flows.push_back(flow);
-        &self.flows[self.flows.len() - 1]
+        self.flows.push_back(Kept::new(flow, &mut self.pool));
+        self.next += 1;
+        self.next - 1
     }
 
     /// How many it has seen.
@@ -64,12 +67,12 @@ impl FlowLog {
             Some(after) => after.saturating_add(1).saturating_sub(oldest) as usize,
             None => 0,
         };
-        let fresh = self.flows.range(fresh.min(self.flows.len())..);
+        let fresh = self.flows.iter().enumerate().skip(fresh);
         let mut flows: Vec<FlowView> = fresh
             .rev()
-            .filter(|flow| query.matches(flow))
+            .filter(|(_, flow)| query.matches(flow))
             .take(query.last.unwrap_or(self.capacity))
-            .cloned()
+            .map(|(index, flow)| flow.view(oldest + index as u64))
             .collect();
         flows.reverse();
         let restarted = query
@@ -83,7 +86,7 @@ impl FlowLog {
             kept: self.flows.len() as u64,
             seen: self.seen(),
             lost: 0,
-            oldest_unix_seconds: self.flows.front().map(|flow| flow.time_unix_seconds),
+            oldest_unix_seconds: self.flows.front().map(Kept::time),
             next: self.next.saturating_sub(1),
             missed: (missed > 0).then_some(missed),
             restarted,

@@ -4,6 +4,7 @@
 //! The form is public: the same JSON object in `/api/v1/flows`, `mesh-agent flows -o jsonl` and
 //! the access log. Fields are added, never renamed; anything else raises [`SCHEMA_VERSION`].
 
+mod kept;
 mod log;
 mod query;
 

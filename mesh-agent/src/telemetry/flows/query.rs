@@ -2,7 +2,8 @@
 
 use mesh_common::{Reason, Verdict};
 
-use super::{CAPACITY, FlowView};
+use super::CAPACITY;
+use super::kept::Kept;
 
 /// Longest name that is compared with.
 const LONGEST: usize = 512;
@@ -114,7 +115,7 @@ impl FlowQuery {
     }
 
     /// Whether a record is asked for; the cursor and `last` are not looked at.
-    pub fn matches(&self, flow: &FlowView) -> bool {
+    pub(super) fn matches(&self, flow: &Kept) -> bool {
         let Self {
             after: _,
             last: _,
@@ -131,7 +132,9 @@ impl FlowQuery {
         let is = |wanted: &Option<String>, found: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == found)
         };
-        since.is_none_or(|since| flow.time_unix_seconds >= since)
+        let time = flow.time();
+        let flow = &*flow.shared;
+        since.is_none_or(|since| time >= since)
             && (is(service, &flow.source_service) || is(service, &flow.destination_service))
             && is(source, &flow.source_service)
             && is(destination, &flow.destination_service)
@@ -193,6 +196,8 @@ fn one_of<'k>(
 
 #[cfg(test)]
 mod tests {
+    use super::super::FlowView;
+    use super::super::kept::Pool;
     use super::*;
     use proptest::prelude::*;
 
@@ -263,6 +268,7 @@ mod tests {
             event: "close".into(),
             ..FlowView::default()
         };
+        let flow = Kept::new(flow, &mut Pool::default());
         for (text, expected) in [
             ("", true),
             ("service=a/x", true),
