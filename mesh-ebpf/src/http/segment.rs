@@ -5,7 +5,7 @@ use core::mem::offset_of;
 use aya_ebpf::bindings::__sk_buff;
 
 use crate::ctx;
-use crate::packet::{words_at, load, skip_extensions};
+use crate::packet::{load, skip_extensions, words_at};
 
 /// The bytes of a TCP segment.
 pub(super) struct Segment {
