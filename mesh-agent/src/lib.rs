@@ -12,6 +12,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod budget;
 pub mod cli;
 pub mod commands;
 pub mod config;

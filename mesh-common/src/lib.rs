@@ -48,7 +48,8 @@ pub use split::{
 pub use stats::{
     CONNECT_BOUNDS_NS, CONNECT_BUCKETS, DURATION_BOUNDS_NS, DURATION_BUCKETS, DecisionKey,
     FIRST_BUCKET_NS, FIRST_DURATION_NS, FIRST_RTT_NS, FlowKey, FlowStats, REQUEST_BOUNDS_NS,
-    REQUEST_BUCKETS, RTT_BOUNDS_NS, RTT_BUCKETS, bucket_of, duration_bucket, flow_bit, rtt_bucket,
+    REQUEST_BUCKETS, RTT_BOUNDS_NS, RTT_BUCKETS, bucket_of, duration_bucket, flow_bit, room,
+    rtt_bucket,
 };
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.

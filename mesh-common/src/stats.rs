@@ -43,6 +43,20 @@ pub const DURATION_BUCKETS: usize = 9;
 /// Upper bound of its first bucket, nanoseconds: 2^20 (1 ms).
 pub const FIRST_DURATION_NS: u64 = 1 << 20;
 
+/// Indices of the map that says how many more series may be made; 0 or less means none.
+pub mod room {
+    /// Of flows.
+    pub const FLOWS: u32 = 0;
+    /// Of decisions.
+    pub const DECISIONS: u32 = 1;
+    /// Of requests.
+    pub const REQUESTS: u32 = 2;
+    /// Of connections whose requests could not be followed.
+    pub const UNPARSED: u32 = 3;
+    /// How many kinds there are.
+    pub const KINDS: u32 = 4;
+}
+
 /// Labels of a flow series.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -4,12 +4,12 @@
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use mesh_common::{
-    Counter, DecisionKey, DenialRecord, FlowKey, FlowStats, Hook, SocketKey, Verdict,
+    Counter, DecisionKey, DenialRecord, FlowKey, FlowStats, Hook, SocketKey, Verdict, room,
 };
 
 use crate::atomic;
 use crate::caller::Process;
-use crate::maps::{COUNTERS, DECISIONS, FLOWS, RECORDS};
+use crate::maps::{COUNTERS, DECISIONS, FLOWS, RECORDS, ROOM};
 use crate::verdict::Decision;
 
 /// Least time between two records of one would-deny series on one CPU, nanoseconds.
@@ -48,14 +48,31 @@ pub(crate) fn own(counter: Counter) {
     }
 }
 
+/// Whether another series of a kind may be made, see [`room`]; if so, it is taken for made.
+#[inline(always)]
+pub(crate) fn has_room(kind: u32) -> bool {
+    let Some(left) = ROOM.get_ptr_mut(kind) else {
+        return false;
+    };
+    // SAFETY: a map value, aligned to 8 bytes, that lives while the program runs.
+    let some = unsafe { left.read_volatile() } as i64 > 0;
+    if some {
+        // Another CPU may take the last one, too: what is less than 0 is none.
+        add(left, u64::MAX);
+    }
+    some
+}
+
 /// The series of a flow, made if need be.
 #[inline(always)]
 pub(crate) fn flow(key: &FlowKey) -> Option<*mut FlowStats> {
     if let Some(stats) = FLOWS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let nothing: &FlowStats = &NO_STATS;
-    let _ = FLOWS.insert(key, nothing, BPF_NOEXIST.into());
+    if has_room(room::FLOWS) {
+        let nothing: &FlowStats = &NO_STATS;
+        let _ = FLOWS.insert(key, nothing, BPF_NOEXIST.into());
+    }
     let stats = FLOWS.get_ptr_mut(key);
     if stats.is_none() {
         own(Counter::FlowSeriesDropped);
@@ -145,7 +162,7 @@ impl Attempt<'_> {
 #[inline(always)]
 fn series(key: &DecisionKey) -> Option<*mut [u64; 2]> {
     let mut found = DECISIONS.get_ptr_mut(key);
-    if found.is_none() {
+    if found.is_none() && has_room(room::DECISIONS) {
         let _ = DECISIONS.insert(key, [0u64; 2], BPF_NOEXIST.into());
         found = DECISIONS.get_ptr_mut(key);
     }

@@ -18,7 +18,7 @@ use mesh_common::{
     DenialRecord, Destination, EndpointEntry, FLOW_RING_BYTES, FlowKey, FlowRecord, FlowStats,
     PolicyHeader, PrefixKey, Redirect, RedirectKey, RuleKey, RuleSlots, SLOTS, ScheduleSlot,
     Selector, SocketKey, SocketState, Split, SplitKey, SubjectInfo, Ticket, TicketKey,
-    TunnelListener, UdpFlows, global,
+    TunnelListener, UdpFlows, global, room,
 };
 
 use crate::attribute::Walk;
@@ -135,6 +135,11 @@ pub(crate) static FLOWS: PerCpuHashMap<FlowKey, FlowStats, 4096, GROW> = PerCpuH
 #[btf_map]
 pub(crate) static DECISIONS: PerCpuHashMap<DecisionKey, [u64; 2], 4096, GROW> =
     PerCpuHashMap::new();
+
+/// How many more series may be made of each kind, see [`room`]. Agent writes, whoever makes one
+/// takes from it.
+#[btf_map]
+pub(crate) static ROOM: Array<u64, { room::KINDS as usize }> = Array::new();
 
 /// Counters of the programs about themselves. All write, the agent reads.
 #[btf_map]

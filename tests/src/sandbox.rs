@@ -27,6 +27,9 @@ pub struct Sandbox {
     node: Node,
 }
 
+/// The agent's ceiling: a build for tests is larger than the one people install.
+const MEMORY: &str = "256MiB";
+
 /// Which node the sandbox is.
 #[derive(Debug)]
 struct Node {
@@ -109,6 +112,16 @@ impl Sandbox {
         fs::write(self.agent_toml(), everything.join("\n"))
     }
 
+    /// Sets the ceiling of the agent's memory, such as `32MiB`, for the next start.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn limit_memory(&self, memory: &str) -> io::Result<()> {
+        let settings = self.settings().replace(MEMORY, memory);
+        fs::write(self.agent_toml(), settings)
+    }
+
     /// Path of the agent's settings, for `--config`.
     pub fn agent_toml(&self) -> PathBuf {
         self.path("agent.toml")
@@ -158,7 +171,9 @@ impl Sandbox {
         let Node { name, address } = &self.node;
         let address = address.map(|address| format!("address = \"{address}\"\n"));
         format!(
-            r#"[node]
+            r#"[limits]
+memory = "{MEMORY}"
+[node]
 name = "{name}"
 {}[paths]
 config_dir = "{}"

@@ -22,8 +22,6 @@ use crate::telemetry::snapshot::{
 const MOST_ROUTES: usize = 4096;
 /// Most ways in which requests of one pair can go.
 const MOST_SERIES: usize = 256;
-/// What all connections that are followed may hold, bytes.
-const MEMORY: usize = 4 << 20;
 
 /// Who calls whom, by the ids of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,18 +55,17 @@ struct Counts {
     dropped: u64,
 }
 
-impl Default for Calls {
-    fn default() -> Self {
+impl Calls {
+    /// All connections that are followed may hold so many bytes.
+    pub(crate) fn new(memory: usize) -> Self {
         Self {
-            memory: Memory::new(MEMORY),
+            memory: Memory::new(memory),
             routes: Mutex::default(),
             unparsed: Mutex::default(),
             dropped: AtomicU64::new(0),
         }
     }
-}
 
-impl Calls {
     /// Where requests of `route` are counted; `None` if there are too many routes.
     pub(crate) fn tally(&self, route: Route) -> Option<Arc<Tally>> {
         let mut routes = lock(&self.routes);
@@ -201,7 +198,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_how_they_went() {
-        let calls = Calls::default();
+        let calls = Calls::new(4 << 20);
         let tally = calls.tally(route(1)).expect("room");
         for (code, grpc) in [(200, Some(0)), (200, Some(0)), (200, Some(14)), (0, None)] {
             tally.add(outcome(code, grpc));
@@ -230,7 +227,7 @@ mod tests {
 
     #[test]
     fn series_and_routes_have_a_bound_and_what_is_beyond_is_counted() {
-        let calls = Calls::default();
+        let calls = Calls::new(4 << 20);
         let tally = calls.tally(route(0)).expect("room");
         for code in 200..600 {
             tally.add(outcome(code, None));

@@ -109,6 +109,11 @@ impl Flows {
             || lock(&self.followed).is_some_and(|until| Instant::now() < until)
     }
 
+    /// Remembers at most so many from now on.
+    pub(super) fn keep(&self, records: usize) {
+        lock(&self.log).keep(records);
+    }
+
     /// How many records were seen, and how many of them made room for newer ones.
     pub(super) fn counts(&self) -> (u64, u64) {
         let log = lock(&self.log);

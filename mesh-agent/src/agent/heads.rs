@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn records_of_many_connections_are_kept_apart() {
-        let mut heads = Heads::new(Arc::default());
+        let mut heads = Heads::new(Arc::new(Calls::new(4 << 20)));
         for cookie in [1, 2] {
             heads.take(&headers(cookie, 0, 0, 1, POST));
             heads.take(&headers(cookie, 1, 0, 3, POST));
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_record_that_is_missing_ends_it_and_is_counted_once() {
-        let mut heads = Heads::new(Arc::default());
+        let mut heads = Heads::new(Arc::new(Calls::new(4 << 20)));
         heads.take(&headers(1, 0, 0, 1, POST));
         heads.take(&headers(1, 2, 0, 3, POST));
         heads.take(&headers(1, 3, 0, 5, POST));
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn there_is_room_for_so_many() {
-        let mut heads = Heads::new(Arc::default());
+        let mut heads = Heads::new(Arc::new(Calls::new(4 << 20)));
         for cookie in 0..=MOST as u64 {
             heads.take(&headers(cookie, 0, 0, 1, POST));
         }

@@ -5,6 +5,7 @@
 
 mod access;
 mod calls;
+mod ceiling;
 mod denials;
 mod flows;
 mod heads;
@@ -31,12 +32,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use aya::util::nr_cpus;
 use mesh_common::{DenialRecord, FlowRecord, Reason};
 use mesh_sys::memory;
 use nix::time::{ClockId, clock_gettime};
 
 use self::access::AccessLog;
 use self::calls::Calls;
+use self::ceiling::{Ceiling, needed};
 use self::denials::Denials;
 use self::flows::Flows;
 use self::heads::Heads;
@@ -52,6 +55,7 @@ pub use self::sweep::Sweeper;
 use self::sweep::Sweeps;
 use self::tunnel::{Inherited, Tunnel, View};
 use crate::admin::{Rejected, Reloaded};
+use crate::budget::Budget;
 use crate::config::AgentConfig;
 use crate::dataplane::{Dataplane, DataplaneError, Options, Reader, Record};
 use crate::policy::diagnostic::Diagnostic;
@@ -70,6 +74,14 @@ pub enum StartError {
     /// The files are broken, and there is no earlier policy to enforce.
     #[error("the configuration is invalid, and no earlier policy is known to enforce instead")]
     Configuration(Vec<Diagnostic>),
+    /// The ceiling is too low for anything.
+    #[error("[limits] memory = {} MiB is too little: the agent and its BPF maps need {} MiB on this host", limit >> 20, needed.div_ceil(1 << 20))]
+    TooLittleMemory {
+        /// What there may be, bytes.
+        limit: u64,
+        /// What is needed, bytes.
+        needed: u64,
+    },
     /// A thread or a watch.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -94,6 +106,7 @@ pub struct Agent {
     /// `None` where the agent only loads the policy.
     tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
+    ceiling: Ceiling,
     sweeps: Sweeps,
     live: Live,
     ready: AtomicBool,
@@ -132,6 +145,8 @@ struct Current {
     warnings: Vec<Diagnostic>,
     rule_files: BTreeSet<Arc<str>>,
     revision: u64,
+    /// Memory that was found to be enough for it, bytes.
+    needed: u64,
     applied: SystemTime,
     took: Duration,
     /// What was opened when the splits last changed.
@@ -166,12 +181,17 @@ impl Agent {
     ///
     /// Another agent is running, the kernel refuses, or there is no policy to enforce.
     pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Threads), StartError> {
+        let limit = config.limits.memory;
+        let cpus = nr_cpus().map_err(|(_, error)| error)?;
+        let budget = Budget::new(limit, cpus as u32)
+            .map_err(|needed| StartError::TooLittleMemory { limit, needed })?;
         let saved = Saved::load(&config.paths.state_dir);
         let (dataplane, records) = Dataplane::load(Options {
             bpffs: &config.paths.bpffs,
             cgroup_root: config.paths.cgroup_root.as_deref(),
             log_level: config.log.kernel as u8,
             sockets: config.sockets.allowed,
+            series: budget.series,
         })?;
         for (hook, error) in dataplane.unserved() {
             tracing::warn!(
@@ -190,6 +210,7 @@ impl Agent {
             config.node.clone(),
             AccessLog::start(&config.access_log)?,
         ));
+        flows.keep(budget.flow_records);
         let denials = Denials::new(hierarchy, Arc::clone(&flows));
         let agent = Arc::new(Self {
             config,
@@ -204,9 +225,10 @@ impl Agent {
             }),
             denials: Arc::new(Mutex::new(denials)),
             flows,
-            calls: Arc::default(),
+            calls: Arc::new(Calls::new(budget.http_bytes)),
             tunnel: Mutex::new(None),
             health: Mutex::default(),
+            ceiling: Ceiling::new(budget),
             sweeps: Sweeps::default(),
             live: Live::default(),
             ready: AtomicBool::new(false),
@@ -241,7 +263,7 @@ impl Agent {
         let started = Instant::now();
         let mut state = lock(&self.state);
         let local = self.config.local_node();
-        let files = Loaded::from_directory(&self.config.paths.config_dir, &local, &state.ids, None);
+        let files = self.read_files(&state.ids, None);
         let problems = match files {
             // Nothing came before, so there is nothing to be the same as.
             Ok(None) => return Ok(()),
@@ -271,11 +293,10 @@ impl Agent {
     pub fn reload(&self) -> Result<Reloaded, Rejected> {
         let started = Instant::now();
         let mut state = lock(&self.state);
-        let local = self.config.local_node();
-        let directory = &self.config.paths.config_dir;
         let current = state.current.clone();
         let previous = current.as_deref().map(Current::previous);
-        let loaded = Loaded::from_directory(directory, &local, &state.ids, previous)
+        let loaded = self
+            .read_files(&state.ids, previous)
             .map_err(|problems| self.reject(&mut state, &problems))?;
         let Some(loaded) = loaded else {
             state.rejected = None;
@@ -293,6 +314,17 @@ impl Agent {
         let revision = state.current.as_ref().map_or(0, |current| current.revision);
         self.heap_to_tidy.store(true, Ordering::Relaxed);
         Ok(Reloaded { revision, digest })
+    }
+
+    /// What the files say, if that is new, sound and not too large.
+    fn read_files(
+        &self,
+        ids: &Ids,
+        previous: Option<Previous<'_>>,
+    ) -> Result<Option<Loaded>, Vec<Diagnostic>> {
+        let directory = &self.config.paths.config_dir;
+        let read = Loaded::from_directory(directory, &self.config.local_node(), ids, previous)?;
+        read.map(|loaded| self.ceiling.admit(loaded)).transpose()
     }
 
     fn apply(
@@ -332,6 +364,7 @@ impl Agent {
             ),
         };
         let on_weight_change = on_weight_change(&loaded.policy, &mut loaded.ids);
+        let needed = needed(&loaded);
         let sources = Arc::new(loaded.sources);
         state.ids = loaded.ids.clone();
         state.reloads_ok += 1;
@@ -343,6 +376,7 @@ impl Agent {
             rule_files: loaded.rule_files,
             policy: loaded.policy,
             revision,
+            needed,
             applied: SystemTime::now(),
             took,
             opened_before,
@@ -370,7 +404,8 @@ impl Agent {
         let note = move |denial| lock(&denials).note(denial);
         let calls = Arc::clone(&self.calls);
         let dataplane = lock(&self.dataplane);
-        let started = Tunnel::start(&self.config, &dataplane, inherited, calls, note)?;
+        let warm = self.ceiling.budget.warm_connections;
+        let started = Tunnel::start(&self.config, &dataplane, inherited, calls, warm, note)?;
         drop(dataplane);
         let mut state = lock(&self.state);
         let view = match state.current.clone() {
@@ -458,6 +493,7 @@ impl Agent {
             let left = resident_bytes().unwrap_or_default();
             self.tidied.store(left, Ordering::Relaxed);
         }
+        self.keep_below_ceiling();
     }
 
     /// Whether there is memory to give back that is not needed again at once: a reload's, or that

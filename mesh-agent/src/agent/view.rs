@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, UNIX_EPOCH};
 
 use mesh_common::{Counter, IPPROTO_UDP, Reason, flow_bit};
+use mesh_sys::memory;
 
+use super::ceiling::Ceiling;
 use super::leaving::Counts;
 use super::sweep::Findings;
 use super::tunnel::Tunnel;
@@ -21,11 +23,11 @@ use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
 use crate::telemetry::snapshot::{
     AgentCounters, Crossing, DecisionSeries, FlowCounters, FlowSeries, HttpState, LeavingSeries,
-    LiveFlows, MapUsage, NodeNames, PolicyState, ProgramState, Snapshot, Transport,
+    LiveFlows, MapUsage, MemoryState, NodeNames, PolicyState, ProgramState, Snapshot, Transport,
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
-    RepairView, SCHEMA_VERSION, Status, resident_bytes,
+    RepairView, SCHEMA_VERSION, Status, UseView, resident_bytes,
 };
 use crate::telemetry::time::unix_seconds;
 use crate::telemetry::tunnel::TunnelView;
@@ -100,7 +102,6 @@ impl Source for Agent {
             let dataplane = lock(&self.dataplane);
             dataplane.hierarchy().directory().display().to_string()
         };
-        let maps_bytes = snapshot.maps.iter().map(|map| map.memory_bytes).sum();
         Status {
             schema_version: SCHEMA_VERSION,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -112,11 +113,7 @@ impl Source for Agent {
             programs: snapshot.programs.iter().map(ProgramView::from).collect(),
             policy: self.policy_view(),
             rejected: self.rejected(),
-            memory: MemoryView {
-                agent_bytes: resident_bytes().unwrap_or_default(),
-                maps_bytes,
-                limit_bytes: Some(self.config.limits.memory),
-            },
+            memory: self.memory_view(&snapshot),
             maps: snapshot.maps.iter().map(MapView::from).collect(),
             losses: LossView::from(&snapshot),
             live: LiveView::from(&snapshot.live),
@@ -254,6 +251,15 @@ impl Agent {
             denial_logs_suppressed: denials.suppressed,
             denial_records_malformed: denials.malformed,
             flows: self.flow_counters(),
+            memory: self.memory_state(),
+        }
+    }
+
+    fn memory_state(&self) -> MemoryState {
+        MemoryState {
+            limit: self.ceiling.budget.limit,
+            shedding: self.ceiling.is_shedding.load(Ordering::Relaxed),
+            shed: self.ceiling.times.load(Ordering::Relaxed),
         }
     }
 
@@ -266,6 +272,25 @@ impl Agent {
             updates_skipped: self.live.skipped.load(Ordering::Relaxed),
             unseen: self.live.unseen.load(Ordering::Relaxed),
             log: self.flows.access_log(),
+        }
+    }
+
+    fn memory_view(&self, snapshot: &Snapshot) -> MemoryView {
+        let Ceiling {
+            budget,
+            is_shedding,
+            times,
+        } = &self.ceiling;
+        MemoryView {
+            agent_bytes: resident_bytes().unwrap_or_default(),
+            heap_bytes: memory::heap().map(|heap| heap.used),
+            maps_bytes: snapshot.maps.iter().map(|map| map.memory_bytes).sum(),
+            uses: UseView::of(&snapshot.maps),
+            limit_bytes: Some(budget.limit),
+            policy_bytes: self.current().map_or(0, |current| current.needed),
+            policy_limit_bytes: budget.policy_bytes,
+            shedding: is_shedding.load(Ordering::Relaxed),
+            shed: times.load(Ordering::Relaxed),
         }
     }
 

@@ -224,7 +224,27 @@ fn memory(memory: &MemoryView) -> String {
         None => String::new(),
     };
     let (agent, maps) = (size(memory.agent_bytes), size(memory.maps_bytes));
-    format!("agent {agent}, BPF maps {maps}{limit}")
+    let heap = memory
+        .heap_bytes
+        .map(|heap| format!(" (heap {})", size(heap)));
+    let heap = heap.unwrap_or_default();
+    let uses = memory.uses.iter();
+    let uses: Vec<String> = uses
+        .map(|part| format!("{} {}", clean(&part.r#use), size(part.bytes)))
+        .collect();
+    let uses = match uses.as_slice() {
+        [] => String::new(),
+        uses => format!(" ({})", uses.join(", ")),
+    };
+    let policy = match memory.policy_limit_bytes {
+        0 => String::new(),
+        most => format!(
+            "; {} of {} set aside for the policy",
+            size(memory.policy_bytes),
+            size(most)
+        ),
+    };
+    format!("agent {agent}{heap}, BPF maps {maps}{uses}{limit}{policy}")
 }
 
 fn programs(programs: &[ProgramView]) -> Vec<[String; 3]> {

@@ -19,6 +19,7 @@ mod stats;
 mod table;
 mod tracefs;
 mod tunnel;
+mod weight;
 
 use std::fs::{self, File};
 use std::io;
@@ -53,6 +54,7 @@ use self::stats::StatsMaps;
 pub use self::stats::{Stats, Usage};
 pub use self::table::Touched;
 pub(crate) use self::tunnel::TunnelMaps;
+pub use self::weight::maps_bytes;
 use crate::policy::compile::Entries;
 
 /// What the kernel side needs to know of its host.
@@ -66,6 +68,8 @@ pub struct Options<'a> {
     pub log_level: u8,
     /// Kinds of sockets that services may make: [`mesh_common::header_flag`], `ALLOW_*`.
     pub sockets: u32,
+    /// How many series of each kind there may be.
+    pub series: u32,
 }
 
 /// The kernel side.
@@ -108,7 +112,7 @@ impl Dataplane {
         let records = Records::new(&mut ebpf)?;
         let dataplane = Self {
             policy: PolicyMaps::new(&mut ebpf, hierarchy.clone(), options.sockets)?,
-            stats: StatsMaps::new(&mut ebpf)?,
+            stats: StatsMaps::new(&mut ebpf, options.series)?,
             addresses: LocalAddresses::new(&mut ebpf)?,
             memory: Memory::default(),
             followed: Followed::new(&mut ebpf)?,
@@ -185,6 +189,7 @@ impl Dataplane {
         let touched = self.policy.apply(entries, revision, id_epoch)?;
         if old_epoch.is_some_and(|old| old != id_epoch) {
             self.stats.forget();
+            self.stats.make_room(false)?;
         }
         if self.ebpf.is_none() {
             self.sync_http()?;
@@ -290,6 +295,21 @@ impl Dataplane {
         pin.modified().ok()
     }
 
+    /// Says whether new series may be made, as far as there is room for them. What is counted
+    /// already goes on being counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub(crate) fn allow_series(&mut self, allowed: bool) -> Result<(), DataplaneError> {
+        Ok(self.stats.make_room(!allowed)?)
+    }
+
+    /// Memory of all maps, bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        stats::memory_of_all(&self.pins)
+    }
+
     /// How full the maps are.
     pub fn usage(&self) -> Vec<Usage> {
         let mut usage = stats::usage(&self.pins);
@@ -300,6 +320,8 @@ impl Dataplane {
                 .or_else(|| self.stats.entries(map.map));
             let addresses = (map.map == "LOCAL_ADDRESSES").then(|| self.addresses.len());
             map.entries = entries.or(addresses).unwrap_or_default() as u64;
+            let most = self.stats.most(map.map).unwrap_or(map.capacity);
+            map.capacity = map.capacity.min(most);
         }
         usage
     }

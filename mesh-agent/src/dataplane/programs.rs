@@ -130,6 +130,7 @@ pub(super) const MAPS: &[&str] = &[
     "RECORDS",
     "REDIRECTS",
     "REQUESTS",
+    "ROOM",
     "RULES",
     "SCHEDULE",
     "SELECTORS",

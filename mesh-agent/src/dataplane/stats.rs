@@ -5,13 +5,13 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::Ebpf;
 use aya::maps::{
-    ArrayOfMaps, HashMap, Map, MapData, MapError, MapFd, MapType, PerCpuArray, PerCpuHashMap,
-    PerCpuValues,
+    Array, ArrayOfMaps, HashMap, Map, MapData, MapError, MapFd, MapType, PerCpuArray,
+    PerCpuHashMap, PerCpuValues,
 };
 use aya::util::nr_cpus;
 use mesh_common::http::{RequestKey, RequestStats, UnparsedKey};
 use mesh_common::{
-    AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SLOTS, SplitKey,
+    AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SLOTS, SplitKey, room,
 };
 
 use super::DataplaneError;
@@ -28,7 +28,18 @@ pub(super) struct StatsMaps {
     counters: PerCpuArray<MapData, u64>,
     split_counters: HashMap<MapData, SplitKey, u64>,
     affinity: HashMap<MapData, AffinityKey, AffinityValue>,
+    room: Array<MapData, u64>,
+    /// How many series of each kind there may be.
+    series: u32,
 }
+
+/// Maps that may have fewer entries than they could, and their index in `ROOM`.
+const LIMITED: [(&str, u32); 4] = [
+    ("FLOWS", room::FLOWS),
+    ("DECISIONS", room::DECISIONS),
+    ("REQUESTS", room::REQUESTS),
+    ("UNPARSED", room::UNPARSED),
+];
 
 /// What was counted so far.
 #[derive(Clone, Debug, Default)]
@@ -58,9 +69,17 @@ pub struct Usage {
     pub memory: u64,
 }
 
+/// Memory of all maps, bytes.
+pub(super) fn memory_of_all(pins: &Pins) -> u64 {
+    usage(pins).iter().map(|map| map.memory).sum()
+}
+
 impl StatsMaps {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
-        Ok(Self {
+    /// With room for so many `series` of each kind.
+    pub(super) fn new(ebpf: &mut Ebpf, series: u32) -> Result<Self, DataplaneError> {
+        let mut maps = Self {
+            room: take(ebpf, "ROOM")?.try_into()?,
+            series,
             flows: take(ebpf, "FLOWS")?.try_into()?,
             requests: take(ebpf, "REQUESTS")?.try_into()?,
             unparsed: take(ebpf, "UNPARSED")?.try_into()?,
@@ -68,7 +87,25 @@ impl StatsMaps {
             counters: take(ebpf, "COUNTERS")?.try_into()?,
             split_counters: take(ebpf, "SPLIT_COUNTERS")?.try_into()?,
             affinity: take(ebpf, "AFFINITY")?.try_into()?,
-        })
+        };
+        maps.make_room(false)?;
+        Ok(maps)
+    }
+
+    /// Says how many more series may be made: as many as there is room for, or none.
+    pub(super) fn make_room(&mut self, none: bool) -> Result<(), MapError> {
+        for (map, kind) in LIMITED {
+            let there = self.entries(map).unwrap_or_default() as u64;
+            let room = u64::from(self.series).saturating_sub(there);
+            self.room.set(kind, if none { 0 } else { room }, 0)?;
+        }
+        Ok(())
+    }
+
+    /// Most entries of a map that may have fewer than it could.
+    pub(super) fn most(&self, name: &str) -> Option<u64> {
+        let limited = LIMITED.iter().any(|(map, _)| *map == name);
+        limited.then_some(self.series.into())
     }
 
     /// Reads all counters.

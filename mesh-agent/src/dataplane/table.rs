@@ -20,6 +20,13 @@ const INNER_MAP: u32 = 1 << 12;
 /// Least capacity of an inner map, entries.
 const LEAST_CAPACITY: usize = 16;
 
+/// For how many entries a map is made that is to hold `entries`.
+pub(super) fn capacity(entries: usize) -> usize {
+    (entries + entries / 4)
+        .max(LEAST_CAPACITY)
+        .next_power_of_two()
+}
+
 /// How many entries a change touched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -230,9 +237,7 @@ impl<M: Inner> Table<M> {
             }
             return touched;
         }
-        let capacity = (new.len() + new.len() / 4)
-            .max(LEAST_CAPACITY)
-            .next_power_of_two();
+        let capacity = capacity(new.len());
         let mut map = M::create(capacity as u32)?;
         for (index, entry) in new.iter().enumerate() {
             map.write(index, entry)?;

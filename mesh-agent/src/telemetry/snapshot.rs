@@ -330,6 +330,17 @@ pub struct PolicyState {
     pub reloads_rejected: u64,
 }
 
+/// How the agent and its maps stay below their ceiling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryState {
+    /// The ceiling, bytes.
+    pub limit: u64,
+    /// Whether telemetry is given up at the moment.
+    pub shedding: bool,
+    /// How often that has begun.
+    pub shed: u64,
+}
+
 /// What the agent counts about itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AgentCounters {
@@ -343,6 +354,8 @@ pub struct AgentCounters {
     pub canary_failures: u64,
     /// Records of flows.
     pub flows: FlowCounters,
+    /// Its ceiling.
+    pub memory: MemoryState,
 }
 
 /// What became of records of flows since the agent started.

@@ -145,6 +145,60 @@ pub struct MemoryView {
     pub maps_bytes: u64,
     /// What both together may use, if it is limited.
     pub limit_bytes: Option<u64>,
+    /// Of `agent_bytes` what is in use on the heap, if the C library tells.
+    #[serde(default)]
+    pub heap_bytes: Option<u64>,
+    /// Of the BPF maps, by what they are for.
+    #[serde(default)]
+    pub uses: Vec<UseView>,
+    /// What was set aside for the policy in force, in the maps and in the agent.
+    #[serde(default)]
+    pub policy_bytes: u64,
+    /// What can be set aside for a policy.
+    #[serde(default)]
+    pub policy_limit_bytes: u64,
+    /// Whether telemetry is given up at the moment to stay below the limit.
+    #[serde(default)]
+    pub shedding: bool,
+    /// How often that has begun since the agent started.
+    #[serde(default)]
+    pub shed: u64,
+}
+
+/// Memory of the BPF maps that are for the same.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UseView {
+    /// `policy`, `state` (what verdicts depend on besides), `counters` or `buffers`.
+    pub r#use: String,
+    /// Memory of them.
+    pub bytes: u64,
+}
+
+impl UseView {
+    /// Adds up `maps`.
+    pub fn of(maps: &[MapUsage]) -> Vec<Self> {
+        ["policy", "state", "counters", "buffers"]
+            .into_iter()
+            .map(|name| {
+                let of_it = maps.iter().filter(|map| use_of(&map.map) == name);
+                Self {
+                    r#use: name.into(),
+                    bytes: of_it.map(|map| map.memory_bytes).sum(),
+                }
+            })
+            .collect()
+    }
+}
+
+/// What a map is for.
+fn use_of(map: &str) -> &'static str {
+    match map {
+        "ACTIVE" | "HEADERS" | "DESTINATIONS" | "RULES" | "SUBJECTS" | "UIDS" | "SPLITS"
+        | "SCHEDULE" | "ENDPOINTS" | "EGRESS" | "SOURCES" | "SELECTORS" => "policy",
+        "FLOWS" | "DECISIONS" | "REQUESTS" | "UNPARSED" | "COUNTERS" | "ROOM" => "counters",
+        "RECORDS" | "FLOW_RECORDS" | "HTTP_HEADS" | "HTTP_WORK" | "WALK" => "buffers",
+        _ => "state",
+    }
 }
 
 /// How full a BPF map is.
@@ -350,9 +404,16 @@ impl MapView {
 impl MemoryView {
     fn problem(&self) -> Option<String> {
         let used = self.agent_bytes + self.maps_bytes;
-        let limit = self.limit_bytes.filter(|limit| used > *limit)?;
+        let limit = self
+            .limit_bytes
+            .filter(|limit| self.shedding || used > *limit)?;
+        let shed = if self.shedding {
+            "; fewer flows are remembered, and no new series are counted"
+        } else {
+            ""
+        };
         Some(format!(
-            "memory: {} KiB in use, the limit is {} KiB",
+            "memory: {} KiB in use, the limit is {} KiB{shed}",
             used / 1024,
             limit / 1024
         ))
@@ -497,6 +558,7 @@ mod tests {
             agent_bytes: 8 << 20,
             maps_bytes: 1 << 20,
             limit_bytes: Some(8 << 20),
+            ..MemoryView::default()
         };
         status.rejected = Some(RejectedView {
             rejected_unix_seconds: 0.0,

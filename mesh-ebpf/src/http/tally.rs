@@ -4,7 +4,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use mesh_common::http::{
     HttpSocket, Method, RequestKey, RequestStats, Unparsed, UnparsedKey, request_bucket,
 };
-use mesh_common::{Counter, REQUEST_BUCKETS};
+use mesh_common::{Counter, REQUEST_BUCKETS, room};
 
 use crate::atomic;
 use crate::count;
@@ -54,8 +54,10 @@ fn series(socket: &HttpSocket, method: Method, status: u16) -> Option<*mut Reque
     if let Some(stats) = REQUESTS.get_ptr_mut(key) {
         return Some(stats);
     }
-    let nothing: &RequestStats = &NO_STATS;
-    let _ = REQUESTS.insert(key, nothing, BPF_NOEXIST.into());
+    if count::has_room(room::REQUESTS) {
+        let nothing: &RequestStats = &NO_STATS;
+        let _ = REQUESTS.insert(key, nothing, BPF_NOEXIST.into());
+    }
     let stats = REQUESTS.get_ptr_mut(key);
     if stats.is_none() {
         count::own(Counter::RequestSeriesDropped);
@@ -80,7 +82,7 @@ pub(super) fn unparsed(service: u32, reason: Unparsed) {
         service,
         reason: u32::from(reason.0),
     };
-    if UNPARSED.get_ptr_mut(key).is_none() {
+    if UNPARSED.get_ptr_mut(key).is_none() && count::has_room(room::UNPARSED) {
         let _ = UNPARSED.insert(key, 0, BPF_NOEXIST.into());
     }
     match UNPARSED.get_ptr_mut(key) {

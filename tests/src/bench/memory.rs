@@ -33,14 +33,44 @@ pub(super) fn measure(report: &mut Report) -> Result<()> {
     ] {
         report.value(name, &mebibytes(field(pid, file, key)?), None);
     }
-    let output = agent::command(&meshed.sandbox, &["status", "-o", "json"])?;
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let maps = status["memory"]["maps_bytes"]
-        .as_f64()
-        .context("no maps_bytes")?;
+    let maps = maps(&meshed)?;
     let met = maps <= f64::from(2 << 20);
     report.value("BPF maps", &mebibytes(maps), Some(("<= 2 MiB", met)));
+    drop(meshed);
+    small_host(report)
+}
+
+/// What a small host is meant to have.
+fn small_host(report: &mut Report) -> Result<()> {
+    report.section("memory: 100 services and as many rules, after 2,000 flows and scrapes");
+    let mut meshed = Meshed::new(8001, &policy::of_size(8001, 100, 100))?;
+    let to = meshed.addresses.close.clone();
+    meshed.client.order("cycle", &to, 2000)?;
+    for _ in 0..3 {
+        agent::get(&meshed.sandbox, "/metrics")?;
+        agent::command(&meshed.sandbox, &["status"])?;
+    }
+    let pid = meshed.agent_pid();
+    let all = resident(pid)? + maps(&meshed)?;
+    let met = all <= f64::from(32 << 20);
+    report.value(
+        "agent and BPF maps",
+        &mebibytes(all),
+        Some(("<= 32 MiB", met)),
+    );
+    report.value(
+        "  the most the agent was, at its start",
+        &mebibytes(peak(pid)?),
+        None,
+    );
     Ok(())
+}
+
+fn maps(meshed: &Meshed) -> Result<f64> {
+    let output = agent::command(&meshed.sandbox, &["status", "-o", "json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let maps = status["memory"]["maps_bytes"].as_f64();
+    maps.context("no maps_bytes")
 }
 
 /// Resident memory of a process, bytes.

@@ -61,9 +61,15 @@ pub(crate) struct Tunnel {
     threads: Vec<JoinHandle<()>>,
 }
 
+fn workers() -> usize {
+    available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(MOST_WORKERS)
+}
+
 impl Tunnel {
     /// Starts it without a policy: nothing is listened for yet. `inherited` is what the service manager
-    /// has passed on, with its names.
+    /// has passed on, with its names. At most `warm` connections are kept ready.
     ///
     /// # Errors
     ///
@@ -73,6 +79,7 @@ impl Tunnel {
         dataplane: &Dataplane,
         inherited: Inherited,
         calls: Arc<Calls>,
+        warm: usize,
         note: impl Fn(DenialView) + Send + Sync + 'static,
     ) -> Result<Self, DataplaneError> {
         let domain = &config.node.trust_domain;
@@ -90,6 +97,7 @@ impl Tunnel {
             pool: Arc::default(),
             port: config.tunnel.listen.port(),
             calls,
+            warm: warm / workers(),
             note: Box::new(note),
         });
         let mut tunnel = Self {
@@ -107,9 +115,7 @@ impl Tunnel {
         dataplane: &Dataplane,
         kept: FdStore,
     ) -> Result<(), DataplaneError> {
-        let workers = available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(MOST_WORKERS);
+        let workers = workers();
         let mut senders = Vec::new();
         for number in 0..workers {
             let (sender, orders) = mpsc::channel(ORDERS);

@@ -43,6 +43,8 @@ pub(super) struct Shared {
     pub(super) port: u16,
     /// Requests of calls to other nodes.
     pub(super) calls: Arc<Calls>,
+    /// Connections that a worker keeps ready at most.
+    pub(super) warm: usize,
     /// Takes records.
     pub(super) note: Box<dyn Fn(DenialView) + Send + Sync>,
 }

@@ -69,8 +69,13 @@ pub(super) fn run(
 impl Worker {
     fn new(shared: Arc<Shared>, maps: TunnelMaps) -> Self {
         let counters = Arc::clone(&shared.admission);
+        let all = PoolLimits::default();
+        let limits = PoolLimits {
+            total: shared.warm.clamp(1, all.total),
+            ..all
+        };
         Self {
-            pool: Pool::new(PoolLimits::default(), Arc::clone(&shared.pool)),
+            pool: Pool::new(limits, Arc::clone(&shared.pool)),
             admission: Admission::new(AdmissionLimits::default(), counters),
             maps: RefCell::new(maps),
             peers: Rc::new(Peers::new(Arc::clone(&shared))),

@@ -1,7 +1,7 @@
 //! The table, whole, and the exit codes.
 
 use super::*;
-use crate::telemetry::status::{HealthView, LossView, RejectedView, RepairView};
+use crate::telemetry::status::{HealthView, LossView, RejectedView, RepairView, UseView};
 use crate::telemetry::tunnel::PoolView;
 
 const NOW: f64 = 1_795_253_400.0;
@@ -31,6 +31,20 @@ fn healthy() -> Status {
             agent_bytes: 6_400_000,
             maps_bytes: 700_000,
             limit_bytes: Some(32 << 20),
+            heap_bytes: Some(1_500_000),
+            uses: vec![
+                UseView {
+                    r#use: "policy".into(),
+                    bytes: 200_000,
+                },
+                UseView {
+                    r#use: "state".into(),
+                    bytes: 500_000,
+                },
+            ],
+            policy_bytes: 300_000,
+            policy_limit_bytes: 9 << 20,
+            ..MemoryView::default()
         },
         health: HealthView {
             canary: CanaryState::Refused,
@@ -65,7 +79,7 @@ cgroup   /sys/fs/cgroup
 policy   revision 7, default deny, services 2, rules 3, splits 1
 applied  2026-11-21T09:17:55Z (12m 5s ago), took 3.1 ms, digest 0123abcd
 files    10-shop.toml 20-dev.toml
-memory   agent 6.1 MiB, BPF maps 683 KiB, limit 32.0 MiB
+memory   agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
 canary   refused, as it must be
 
 programs
@@ -151,7 +165,7 @@ rejected 2026-11-21T09:29:00Z:
 node    edge-1 (trust domain mesh.local)
 agent   0.1.0, pid 812, up 3d 4h
 cgroup  /sys/fs/cgroup
-memory  agent 6.1 MiB, BPF maps 683 KiB, limit 32.0 MiB
+memory  agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
 canary  refused, as it must be; 1m 30s ago put back: the pin of map RULES
 
 programs

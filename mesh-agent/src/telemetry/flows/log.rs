@@ -48,6 +48,14 @@ impl FlowLog {
         self.next - 1
     }
 
+    /// Remembers at most so many from now on, of which the oldest make room at once.
+    pub fn keep(&mut self, capacity: usize) {
+        self.capacity = capacity.clamp(1, CAPACITY);
+        let surplus = self.flows.len().saturating_sub(self.capacity);
+        self.flows.drain(..surplus);
+        self.flows.shrink_to(self.capacity);
+    }
+
     /// How many it has seen.
     pub fn seen(&self) -> u64 {
         self.next - self.first
@@ -131,6 +139,17 @@ mod tests {
         assert_eq!(log.evicted(), 2);
         assert_eq!(ask(&log, None, None), (vec![102, 103, 104], None));
         assert_eq!(ask(&log, None, Some(2)), (vec![103, 104], None));
+    }
+
+    #[test]
+    fn one_that_shrinks_forgets_the_oldest_and_says_so() {
+        let mut log = log(10, 10);
+        log.keep(4);
+        assert_eq!(log.evicted(), 6);
+        assert_eq!(ask(&log, None, None), (vec![106, 107, 108, 109], None));
+        assert_eq!(ask(&log, Some(104), None).1, Some(1));
+        log.push(FlowView::default());
+        assert_eq!((log.seen(), log.evicted()), (11, 7));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use mesh_common::http::Unparsed;
 use crate::policy::model::DefaultAction;
 use crate::telemetry::snapshot::{
     AccessLogCounters, AgentCounters, FlowCounters, HttpState, LeavingSeries, LiveFlows, MapUsage,
-    NodeNames, PolicyState, ProgramState, RequestDurations, RequestProtocol, RequestRoute,
-    RequestSeries, SplitSeries, UnparsedSeries,
+    MemoryState, NodeNames, PolicyState, ProgramState, RequestDurations, RequestProtocol,
+    RequestRoute, RequestSeries, SplitSeries, UnparsedSeries,
 };
 use crate::telemetry::tunnel::{CertificateView, PoolView, TunnelView};
 
@@ -171,6 +171,11 @@ fn snapshot() -> Snapshot {
             denial_records_malformed: 0,
             enforcement_repairs: 0,
             canary_failures: 0,
+            memory: MemoryState {
+                limit: 32 << 20,
+                shedding: true,
+                shed: 3,
+            },
             flows: FlowCounters {
                 recorded: 30,
                 evicted: 20,

@@ -8,7 +8,7 @@ use prometheus_client::registry::Unit;
 use super::sheet::{Sheet, Value};
 use crate::policy::model::DefaultAction;
 use crate::telemetry::registry::Content;
-use crate::telemetry::snapshot::{FlowCounters, PolicyState};
+use crate::telemetry::snapshot::{FlowCounters, MemoryState, PolicyState};
 
 /// Writes the families of this build and this process.
 pub(super) fn process(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
@@ -165,6 +165,28 @@ pub(super) fn data_plane(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Resul
     )
 }
 
+/// Writes how the agent and its maps stay below their ceiling.
+fn memory(sheet: &mut Sheet<'_>, state: &MemoryState) -> fmt::Result {
+    sheet.single(
+        "mesh_memory_limit",
+        Some(Unit::Bytes),
+        "Memory that the agent and its BPF maps may use together.",
+        Some(Value::Gauge(state.limit)),
+    )?;
+    sheet.single(
+        "mesh_memory_shedding",
+        None,
+        "Whether telemetry is given up at the moment to stay below the limit.",
+        Some(Value::Gauge(state.shedding.into())),
+    )?;
+    sheet.single(
+        "mesh_memory_shed",
+        None,
+        "How often telemetry began to be given up to stay below the limit.",
+        Some(Value::Count(state.shed)),
+    )
+}
+
 /// Writes what could not be counted, recorded or remembered.
 pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
     let kernel = |counter: Counter| Value::Count(content.snapshot.counter(counter));
@@ -200,6 +222,7 @@ pub(super) fn losses(sheet: &mut Sheet<'_>, content: &Content) -> fmt::Result {
         .map(|(kind, cause, value)| ([("kind", kind), ("cause", cause)], value)),
     )?;
     flows(sheet, &agent.flows)?;
+    memory(sheet, &agent.memory)?;
     sheet.single(
         "mesh_denial_logs_suppressed",
         None,
