@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::output::Output;
-use crate::commands::{ca, doctor, explain, flows, status, suggest, top};
+use crate::commands::{ca, doctor, explain, flows, status, suggest, support, top};
 use crate::config::DEFAULT_PATH;
 
 /// A service mesh for edge Linux hosts: policy, identity and metrics at the socket.
@@ -124,6 +124,16 @@ pub enum Command {
     Doctor {
         #[command(flatten)]
         args: doctor::Args,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Gather what helps to find out what is wrong with this node, in one archive for root alone.
+    ///
+    /// Status, metrics, the latest flows and denials, what is pinned, what this host can do, and the
+    /// agent's log; no keys, tokens or texts of the policy. Works without an agent, too.
+    Support {
+        #[command(flatten)]
+        args: support::Args,
         #[command(flatten)]
         config: ConfigArg,
     },

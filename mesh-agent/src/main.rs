@@ -10,7 +10,9 @@ use clap::Parser as _;
 use mesh_agent::agent::{self, StartError};
 use mesh_agent::cli::{Cli, Command, ConfigArg};
 use mesh_agent::commands::output::Output;
-use mesh_agent::commands::{ca, check, doctor, explain, flows, status, suggest, top, unload};
+use mesh_agent::commands::{
+    ca, check, doctor, explain, flows, status, suggest, support, top, unload,
+};
 use mesh_agent::config::{AgentConfig, DEFAULT_PATH, LogLevel};
 use mesh_agent::policy::compile::compile;
 use mesh_agent::policy::diagnostic::Diagnostic;
@@ -61,6 +63,9 @@ fn run(command: Command) -> u8 {
         }),
         Command::Top { args, config } => {
             with_config(&config, |config| top::run(&config.paths.run_dir, &args))
+        }
+        Command::Support { args, config } => {
+            with_config(&config, |config| support::run(&args, &config))
         }
         Command::Ca { command } => ca::run(&command, color()),
         Command::Unload { config } => {

@@ -86,7 +86,7 @@ pub const UNFIT: u8 = 1;
 
 /// Looks, prints, and returns the exit code.
 pub fn run(paths: &Paths, args: &Args) -> u8 {
-    let report = examine(&Host::at("/"), &probe::Kernel, paths);
+    let report = report(paths);
     match args.output {
         Output::Table => print(&render(&report, Style::of_stdout())),
         Output::Json => match serde_json::to_string_pretty(&report) {
@@ -95,6 +95,11 @@ pub fn run(paths: &Paths, args: &Args) -> u8 {
         },
     }
     if report.ok { FIT } else { UNFIT }
+}
+
+/// Looks.
+pub fn report(paths: &Paths) -> Report {
+    examine(&Host::at("/"), &probe::Kernel, paths)
 }
 
 fn examine(host: &Host, kernel: &impl probe::Probe, paths: &Paths) -> Report {

@@ -8,5 +8,6 @@ pub mod flows;
 pub mod output;
 pub mod status;
 pub mod suggest;
+pub mod support;
 pub mod top;
 pub mod unload;

@@ -271,7 +271,7 @@ fn usage_of(pins: &Pins, map: &'static str) -> Option<Usage> {
 }
 
 /// Memory of a map as the kernel accounts it.
-fn memory(map: &MapFd) -> u64 {
+pub(super) fn memory(map: &MapFd) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
