@@ -19,7 +19,7 @@ use super::*;
 use mesh_common::http2::PREFACE;
 
 /// Longer than a conversation takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a request goes.
 #[derive(Clone, Debug)]
