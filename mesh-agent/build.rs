@@ -86,7 +86,7 @@ fn record_origin(workspace: &Path) -> Result<()> {
             .output();
         output.ok().and_then(|output| text(&output))
     };
-    let revision = git(&["rev-parse", "--short", "HEAD"]);
+    let revision = git(&["rev-parse", "--short=12", "HEAD"]);
     println!(
         "cargo::rustc-env=MESH_GIT_REVISION={}",
         revision.as_deref().unwrap_or("unknown")
@@ -279,7 +279,20 @@ fn rustflags() -> Result<OsString> {
         flags.push("\x1f");
         flags.push(flag);
     }
+    for flag in remapped_paths() {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
     Ok(flags)
+}
+
+/// What the agent's build leaves out of paths does not get into the line information either.
+fn remapped_paths() -> Vec<String> {
+    let outer = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let flags = outer.split('\x1f').map(str::to_owned);
+    flags
+        .filter(|flag| flag.starts_with("--remap-path-prefix="))
+        .collect()
 }
 
 fn variable(name: &str) -> Result<OsString> {

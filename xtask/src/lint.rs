@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    host,
+    dist, host,
     need::{BPF_TARGET, BpfCompiler, Need},
     setup,
     step::{Step, cargo},
@@ -28,6 +28,7 @@ pub(crate) fn run() -> Result<bool> {
     }
     record("advisories", advisories(), &mut failed);
     record("attributes", attributes(), &mut failed);
+    record("packaging", dist::check(), &mut failed);
 
     if failed.is_empty() {
         println!("\nlint: clean");

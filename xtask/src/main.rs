@@ -1,6 +1,7 @@
 //! Everything one does with this repository, as `cargo xtask <task>`.
 #![forbid(unsafe_code)]
 
+mod dist;
 mod envoy;
 mod fuzz;
 mod host;
@@ -42,6 +43,7 @@ fn run(arguments: &[String]) -> Result<bool> {
         "help" | "-h" | "--help" => println!("{HELP}"),
         "setup" => setup::run(rest)?,
         "build" => build_release()?,
+        "dist" => dist::run(rest)?,
         "demo" => {
             if rest.iter().any(|argument| argument == "--two-hosts") {
                 setup::ensure(&Need::TWO_HOSTS)?;
@@ -129,6 +131,8 @@ usage: cargo xtask <task>
 
   setup [--yes]     install what building, testing and linting need, after saying what and why
   build             build the agent for release
+  dist [--arch amd64|arm64].. [--check-reproducible]
+                    .deb packages and tarballs in target/dist; or whether two builds are the same
   demo [args..]     build for release and run the demo on this host (root)
   bench [args..]    build for release and measure on this host (root)
   bench tunnel [args..]

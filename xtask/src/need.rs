@@ -27,6 +27,14 @@ pub(crate) enum Need {
     Grpc,
     Chromium,
     Tmux,
+    CargoDeb,
+    CargoAbout,
+    CargoCyclonedx,
+    Dpkg,
+    Shellcheck,
+    CrossAmd64,
+    CrossArm64,
+    QemuUser,
 }
 
 impl Need {
@@ -53,13 +61,23 @@ impl Need {
         Self::Cpio,
         Self::Kmod,
     ];
-    pub(crate) const LINT: [Self; 6] = [
+    pub(crate) const LINT: [Self; 7] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Rustfmt,
         Self::Clippy,
         Self::BpfClippy,
         Self::CargoDeny,
+        Self::Shellcheck,
+    ];
+    /// Packages for this machine's architecture; `dist` knows what another one takes.
+    pub(crate) const DIST: [Self; 6] = [
+        Self::BpfCompiler,
+        Self::BpfLinker,
+        Self::CargoDeb,
+        Self::CargoAbout,
+        Self::CargoCyclonedx,
+        Self::Dpkg,
     ];
     /// What `bench tunnel` measures the mesh beside, and with.
     pub(crate) const TUNNEL: [Self; 2] = [Self::Proxies, Self::LoadTools];
@@ -68,7 +86,7 @@ impl Need {
     /// What `demo --web` shows requests of.
     pub(crate) const WEB: [Self; 1] = [Self::Web];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -85,7 +103,12 @@ impl Need {
         Self::Clippy,
         Self::BpfClippy,
         Self::CargoDeny,
+        Self::Shellcheck,
         Self::CargoFuzz,
+        Self::CargoDeb,
+        Self::CargoAbout,
+        Self::CargoCyclonedx,
+        Self::Dpkg,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -110,6 +133,14 @@ impl Need {
             Self::Tmux => "tmux",
             Self::Web => "nginx, wrk and curl",
             Self::Grpc => "gRPC for Python",
+            Self::CargoDeb => "cargo-deb",
+            Self::CargoAbout => "cargo-about",
+            Self::CargoCyclonedx => "cargo-cyclonedx",
+            Self::Dpkg => "dpkg-deb",
+            Self::Shellcheck => "shellcheck",
+            Self::CrossAmd64 => "a C compiler for amd64",
+            Self::CrossArm64 => "a C compiler for arm64",
+            Self::QemuUser => "qemu-x86_64-static and qemu-aarch64-static",
         }
     }
 
@@ -139,6 +170,13 @@ impl Need {
                 "serve and send the requests that tests and `demo --web` count; not kept running"
             }
             Self::Grpc => "serves and makes the gRPC calls that tests count",
+            Self::CargoDeb => "makes Debian packages",
+            Self::CargoAbout => "gathers the licences of what is linked",
+            Self::CargoCyclonedx => "lists what is linked",
+            Self::Dpkg => "unpacks Debian packages, for the tarballs",
+            Self::Shellcheck => "checks the scripts of the packages",
+            Self::CrossAmd64 | Self::CrossArm64 => "builds packages for that architecture",
+            Self::QemuUser => "tries what was built for another architecture",
         }
     }
 
@@ -173,6 +211,16 @@ impl Need {
             Self::Web => ["nginx", "wrk", "curl"].into_iter().all(host::finds),
             Self::Grpc => host::succeeds("/usr/bin/python3", &["-c", "import grpc"]),
             Self::Chromium => host::finds("chromium") && host::finds("chromedriver"),
+            Self::CargoDeb => host::finds("cargo-deb"),
+            Self::CargoAbout => host::finds("cargo-about"),
+            Self::CargoCyclonedx => host::finds("cargo-cyclonedx"),
+            Self::Dpkg => host::finds("dpkg-deb"),
+            Self::Shellcheck => host::finds("shellcheck"),
+            Self::CrossAmd64 => host::finds("x86_64-linux-gnu-gcc"),
+            Self::CrossArm64 => host::finds("aarch64-linux-gnu-gcc"),
+            Self::QemuUser => {
+                host::finds("qemu-x86_64-static") && host::finds("qemu-aarch64-static")
+            }
         }
     }
 
@@ -198,7 +246,17 @@ impl Need {
             Self::Grpc => &["python3-grpcio"],
             // The fonts that text needs to have a width.
             Self::Chromium => &["chromium", "chromium-driver", "fonts-dejavu-core"],
-            Self::Rustfmt | Self::Clippy | Self::CargoDeny => &[],
+            Self::Dpkg => &["dpkg"],
+            Self::Shellcheck => &["shellcheck"],
+            Self::CrossAmd64 => &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"],
+            Self::CrossArm64 => &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"],
+            Self::QemuUser => &["qemu-user-static"],
+            Self::Rustfmt
+            | Self::Clippy
+            | Self::CargoDeny
+            | Self::CargoDeb
+            | Self::CargoAbout
+            | Self::CargoCyclonedx => &[],
         }
     }
 
@@ -226,6 +284,16 @@ impl Need {
             (Self::Rustfmt, _) => Some("rustup component add rustfmt"),
             (Self::Clippy, _) => Some("rustup component add clippy"),
             (Self::CargoDeny, _) => Some("cargo install cargo-deny --version 0.20.2 --locked"),
+            // With the compressor it is built with, not the machine's: packages are to be the same.
+            (Self::CargoDeb, _) => {
+                Some("cargo install cargo-deb --version 3.8.0 --locked --features static-lzma")
+            }
+            (Self::CargoAbout, _) => {
+                Some("cargo install cargo-about --version 0.9.3 --locked --features cli")
+            }
+            (Self::CargoCyclonedx, _) => {
+                Some("cargo install cargo-cyclonedx --version 0.5.9 --locked")
+            }
             (Self::CargoFuzz, _) => Some("cargo install cargo-fuzz --version 0.13.2 --locked"),
             (Self::BpfCompiler, false) => {
                 Some("rustup toolchain install nightly --component rust-src")
@@ -245,6 +313,17 @@ impl Need {
             (Self::Grpc, false) => Some("# let /usr/bin/python3 import grpc"),
             (Self::Chromium, false) => Some("# put chromium and its chromedriver on PATH"),
             (Self::LoadTools, false) => Some("# put wrk and iperf3 on PATH"),
+            (Self::Dpkg, false) => Some("# put dpkg-deb on PATH"),
+            (Self::Shellcheck, false) => Some("# put shellcheck on PATH"),
+            (Self::CrossAmd64, false) => {
+                Some("# put x86_64-linux-gnu-gcc, with a static libc, on PATH")
+            }
+            (Self::CrossArm64, false) => {
+                Some("# put aarch64-linux-gnu-gcc, with a static libc, on PATH")
+            }
+            (Self::QemuUser, false) => {
+                Some("# put qemu-x86_64-static and qemu-aarch64-static on PATH")
+            }
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,
         }
