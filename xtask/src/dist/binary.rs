@@ -34,6 +34,7 @@ pub(super) fn build(arch: Arch, source: &Source) -> Result<PathBuf> {
     let binary = release(arch)?.join("mesh-agent");
     let bytes = fs::read(&binary).with_context(|| binary.display().to_string())?;
     is_static(&bytes, arch).with_context(|| binary.display().to_string())?;
+    asks_nobody(&bytes)?;
     names_no_place(&bytes)?;
     runs(arch, &binary)?;
     Ok(binary)
@@ -112,6 +113,15 @@ fn is_static(bytes: &[u8], arch: Arch) -> Result<()> {
     Ok(())
 }
 
+/// Functions for which glibc loads modules, which a static program may not find, or not in its version.
+fn asks_nobody(bytes: &[u8]) -> Result<()> {
+    let linked = |name: &&&str| find(bytes, format!("\0{name}\0").as_bytes()).is_some();
+    match MODULAR.iter().find(linked) {
+        Some(name) => bail!("a static program must not call {name}"),
+        None => Ok(()),
+    }
+}
+
 /// A path of this machine would differ on another one.
 fn names_no_place(bytes: &[u8]) -> Result<()> {
     let home = env::home_dir().context("no home directory")?;
@@ -156,6 +166,14 @@ fn runs(arch: Arch, binary: &Path) -> Result<()> {
     Ok(())
 }
 
+const MODULAR: [&str; 6] = [
+    "getaddrinfo",
+    "gethostbyname",
+    "getpwnam_r",
+    "getpwuid_r",
+    "getgrnam_r",
+    "iconv_open",
+];
 const EXAMPLE: &str = "examples/conf.d";
 
 #[cfg(test)]
@@ -176,6 +194,12 @@ mod tests {
         let error = is_static(&bytes, other).expect_err("is of this machine");
         assert!(error.to_string().contains("another machine"), "{error}");
         Ok(())
+    }
+
+    #[test]
+    fn tells_a_program_that_asks_for_names() {
+        assert!(asks_nobody(b"\0getaddrinfo\0").is_err());
+        assert!(asks_nobody(b"\0getaddrinfo failed\0socket\0").is_ok());
     }
 
     #[test]

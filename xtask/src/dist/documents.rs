@@ -12,19 +12,19 @@ use super::{Source, VERSION, arch::Arch, binary, empty, run_command};
 use crate::{host, step::cargo};
 
 /// Writes all of it into the directory that the assets in `mesh-agent/Cargo.toml` name.
-pub(super) fn write(arch: Arch, source: &Source) -> Result<()> {
+pub(super) fn write(arch: Arch, source: &Source, copyright: &str) -> Result<()> {
     let to = binary::release(arch)?.join("dist");
     empty(&to)?;
     let mut manual = cargo(&["run", "--locked", "--package", "mesh-manual", "--"]);
     manual.arg(&to);
     run_command("manual and completions", manual)?;
     compress(&files(&to.join("man"))?)?;
-    fs::write(to.join("copyright"), copyright(arch, &to)?)?;
+    fs::write(to.join("copyright"), copyright)?;
     changelog(&to, source)
 }
 
-/// Our licences and those of everything that is linked, with their texts.
-fn copyright(arch: Arch, place: &Path) -> Result<String> {
+/// Our licences and those of everything that is linked, on either architecture, with their texts.
+pub(super) fn copyright() -> Result<String> {
     let mut text = HEAD.to_owned();
     for (title, file) in [("MIT", "LICENSE-MIT"), ("Apache-2.0", "LICENSE-APACHE")] {
         let licence = fs::read_to_string(file).with_context(|| file.to_owned())?;
@@ -34,7 +34,7 @@ fn copyright(arch: Arch, place: &Path) -> Result<String> {
         ("Linked into the agent", "mesh-agent"),
         ("Linked into its kernel programs", "mesh-ebpf"),
     ] {
-        text.push_str(&section(title, &linked(arch, package, place)?));
+        text.push_str(&section(title, &linked(package)?));
     }
     let lgpl = fs::read_to_string(LGPL).with_context(|| format!("{LGPL}, of base-files"))?;
     text.push_str(&section("GNU Lesser General Public License 2.1", &lgpl));
@@ -47,15 +47,10 @@ fn section(title: &str, text: &str) -> String {
 }
 
 /// What cargo-about says of a package's dependencies.
-fn linked(arch: Arch, package: &str, place: &Path) -> Result<String> {
-    let to = place.join(format!("{package}.licences"));
+fn linked(package: &str) -> Result<String> {
+    let to = host::target_dir()?.join(format!("{package}.licences"));
     let mut about = cargo(&["about", "generate", "--locked", "--fail"]);
-    about.args([
-        "--target",
-        arch.target(),
-        "--config",
-        "packaging/about.toml",
-    ]);
+    about.args(["--config", "packaging/about.toml"]);
     about.args(["--manifest-path", &format!("{package}/Cargo.toml")]);
     about.arg("--output-file").arg(&to);
     about.arg("packaging/about.hbs");

@@ -34,9 +34,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let source = Source::find()?;
     let to = host::target_dir()?.join("dist");
     fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
+    let copyright = documents::copyright()?;
     let mut made = Vec::new();
     for arch in options.arches() {
-        match build(arch, &source, &to) {
+        match build(arch, &source, &copyright, &to) {
             Ok(files) => made.extend(files),
             Err(error) if options.arches.is_empty() && arch != Arch::HOST => {
                 println!("\n{}: left out: {error:#}", arch.name());
@@ -108,12 +109,12 @@ impl Source {
     }
 }
 
-fn build(arch: Arch, source: &Source, to: &Path) -> Result<Vec<PathBuf>> {
+fn build(arch: Arch, source: &Source, copyright: &str, to: &Path) -> Result<Vec<PathBuf>> {
     if arch != Arch::HOST {
         setup::ensure(arch.needs())?;
     }
     let binary = binary::build(arch, source)?;
-    documents::write(arch, source)?;
+    documents::write(arch, source, copyright)?;
     let deb = package::deb(arch, source, to)?;
     let tarball = package::tarball(arch, source, &deb, to)?;
     let sbom = sbom::write(arch, source, &binary, to)?;
