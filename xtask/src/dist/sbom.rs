@@ -15,13 +15,7 @@ use crate::{host, step::cargo};
 /// Writes the list for `arch`, which also names the digest of `binary`.
 pub(super) fn write(arch: Arch, source: &Source, binary: &Path, to: &Path) -> Result<PathBuf> {
     let mut command = cargo(&["cyclonedx", "--quiet", "--format", "json"]);
-    command.args([
-        "--describe",
-        "crate",
-        "--spec-version",
-        "1.5",
-        "--no-build-deps",
-    ]);
+    command.args(["--spec-version", "1.5", "--no-build-deps"]);
     command.args(["--target", arch.target(), "--override-filename", SCRATCH]);
     command.args(["--manifest-path", "mesh-agent/Cargo.toml"]);
     command.env("SOURCE_DATE_EPOCH", &source.epoch);
