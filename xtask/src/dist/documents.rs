@@ -46,18 +46,30 @@ fn section(title: &str, text: &str) -> String {
     format!("\n{rule}\n{title}\n{rule}\n\n{}\n", text.trim_matches('\n'))
 }
 
-/// What cargo-about says of a package's dependencies.
+/// What cargo-about says of a package's dependencies. It reads every file of every crate, which takes minutes, so
+/// the answer is kept for as long as what it depends on is the same.
 fn linked(package: &str) -> Result<String> {
-    let to = host::target_dir()?.join(format!("{package}.licences"));
-    let mut about = cargo(&["about", "generate", "--locked", "--fail"]);
-    about.args(["--config", "packaging/about.toml"]);
-    about.args(["--manifest-path", &format!("{package}/Cargo.toml")]);
-    about.arg("--output-file").arg(&to);
-    about.arg("packaging/about.hbs");
-    run_command(&format!("licences of what {package} links"), about)?;
-    let text = fs::read_to_string(&to)?;
-    fs::remove_file(to)?;
-    Ok(text)
+    let manifest = format!("{package}/Cargo.toml");
+    let place = host::target_dir()?.join("dist-licences");
+    fs::create_dir_all(&place)?;
+    let to = place.join(format!("{package}-{}", key(&manifest)?));
+    if !to.exists() {
+        let next = to.with_extension("next");
+        let mut about = cargo(&["about", "generate", "--locked", "--fail"]);
+        about.args(["--config", ABOUT, "--manifest-path", &manifest]);
+        about.arg("--output-file").arg(&next).arg(TEMPLATE);
+        run_command(&format!("licences of what {package} links"), about)?;
+        fs::rename(&next, &to)?;
+    }
+    fs::read_to_string(&to).with_context(|| to.display().to_string())
+}
+
+/// Digests of what decides on the dependencies and on how they are shown.
+fn key(manifest: &str) -> Result<String> {
+    let inputs = ["Cargo.lock", "Cargo.toml", manifest, ABOUT, TEMPLATE];
+    let lines = host::output("sha256sum", &inputs).context("sha256sum failed")?;
+    let digests: Vec<_> = lines.lines().map(|line| line.split_at(8).0).collect();
+    Ok(digests.join("-"))
 }
 
 /// The changes themselves are in the repository's own file.
@@ -107,4 +119,6 @@ later, source package glibc of Debian), with libgcc (GPL 3 with the GCC Runtime 
 and with the Rust standard library (MIT or Apache-2.0, Copyright (c) The Rust Project Contributors).
 Whoever wants to link it with another C library has the whole source and `cargo xtask dist`.
 ";
+const ABOUT: &str = "packaging/about.toml";
+const TEMPLATE: &str = "packaging/about.hbs";
 const LGPL: &str = "/usr/share/common-licenses/LGPL-2.1";
