@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::thread::sleep;
@@ -180,7 +180,11 @@ pub fn log(sandbox: &Sandbox) -> String {
 ///
 /// It does not answer.
 pub fn get(sandbox: &Sandbox, path: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(sandbox.admin())?;
+    get_from(sandbox.admin(), path)
+}
+
+fn get_from(admin: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(admin)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,
@@ -198,10 +202,19 @@ pub fn get(sandbox: &Sandbox, path: &str) -> io::Result<String> {
 ///
 /// The agent does not answer.
 pub fn metric(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)]) -> io::Result<f64> {
+    metric_from(sandbox.admin(), name, labels)
+}
+
+/// The same of the agent that serves HTTP at `admin`.
+///
+/// # Errors
+///
+/// As [`metric`].
+pub fn metric_from(admin: SocketAddr, name: &str, labels: &[(&str, &str)]) -> io::Result<f64> {
     let has = |found: &BTreeMap<String, String>, (label, value): &(&str, &str)| {
         found.get(*label).is_some_and(|found| found == value)
     };
-    let all = series(sandbox, name)?;
+    let all = series_from(admin, name)?;
     let matching = all
         .iter()
         .filter(|(found, _)| labels.iter().all(|label| has(found, label)));
@@ -214,7 +227,11 @@ pub fn metric(sandbox: &Sandbox, name: &str, labels: &[(&str, &str)]) -> io::Res
 ///
 /// The agent does not answer.
 pub fn series(sandbox: &Sandbox, name: &str) -> io::Result<Vec<(BTreeMap<String, String>, f64)>> {
-    let body = get(sandbox, "/metrics")?;
+    series_from(sandbox.admin(), name)
+}
+
+fn series_from(admin: SocketAddr, name: &str) -> io::Result<Vec<(BTreeMap<String, String>, f64)>> {
+    let body = get_from(admin, "/metrics")?;
     let of_series = |line: &str| {
         let rest = line
             .strip_prefix(name)

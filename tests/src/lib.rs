@@ -24,12 +24,14 @@ pub mod names;
 pub mod netns;
 pub mod nodes;
 pub mod observe;
+pub mod package;
 pub mod patience;
 pub mod peer;
 pub mod prometheus;
 pub mod sandbox;
 pub mod shop;
 pub mod soak;
+pub mod systemd;
 pub mod town;
 pub mod web;
 

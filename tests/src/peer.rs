@@ -18,6 +18,7 @@ mod protocol;
 mod run;
 mod script;
 mod serve;
+mod unit;
 mod uring;
 
 use std::env;
@@ -282,7 +283,7 @@ impl Drop for Peer {
 }
 
 /// The peer's binary, which cargo builds beside this program.
-pub(crate) fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let mut directory = env::current_exe().unwrap_or_default();
     directory.pop();
     if directory.ends_with("deps") {

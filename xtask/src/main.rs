@@ -141,6 +141,10 @@ usage: cargo xtask <task>
   test [filter..]   unit tests, then the tests on the running kernel (root)
   vm [--quick] [--variant NAME].. [filter..]
                     those tests on Debian's kernels 6.1 and 6.12, each in an emulated machine
+  vm --systemd [filter..]
+                    the package and real units on Debian 12 and 13, each in an emulated machine
+  vm --arm64 [filter..]
+                    the tests on arm64 with 512 MiB of memory
   lint              formatting, clippy for host and BPF code, docs, licences and dependencies
   fuzz [--seconds N] [target..]
                     run the fuzz targets for 10 s, or N, each

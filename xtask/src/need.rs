@@ -14,6 +14,8 @@ pub(crate) enum Need {
     Qemu,
     Cpio,
     Kmod,
+    Debian,
+    QemuArm,
     Rustfmt,
     Clippy,
     BpfClippy,
@@ -61,6 +63,10 @@ impl Need {
         Self::Cpio,
         Self::Kmod,
     ];
+    /// Those of `cargo xtask vm --systemd`, besides.
+    pub(crate) const SYSTEMD: [Self; 1] = [Self::Debian];
+    /// Those of `cargo xtask vm --arm64`, besides.
+    pub(crate) const ON_ARM64: [Self; 3] = [Self::QemuArm, Self::QemuUser, Self::CrossArm64];
     pub(crate) const LINT: [Self; 7] = [
         Self::BpfCompiler,
         Self::BpfLinker,
@@ -86,7 +92,7 @@ impl Need {
     /// What `demo --web` shows requests of.
     pub(crate) const WEB: [Self; 1] = [Self::Web];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -99,6 +105,8 @@ impl Need {
         Self::Qemu,
         Self::Cpio,
         Self::Kmod,
+        Self::Debian,
+        Self::QemuArm,
         Self::Rustfmt,
         Self::Clippy,
         Self::BpfClippy,
@@ -120,6 +128,8 @@ impl Need {
             Self::Qemu => "qemu-system-x86_64",
             Self::Cpio => "cpio",
             Self::Kmod => "depmod and modprobe",
+            Self::Debian => "mmdebstrap, mkfs.ext4 and dpkg-deb",
+            Self::QemuArm => "qemu-system-aarch64",
             Self::Rustfmt => "rustfmt",
             Self::Clippy => "clippy",
             Self::BpfClippy => "clippy for the BPF compiler",
@@ -153,6 +163,8 @@ impl Need {
             Self::Qemu => "emulates a machine, to run the tests on other kernels",
             Self::Cpio => "packs the file system of such a machine",
             Self::Kmod => "finds and loads the modules of such a kernel",
+            Self::Debian => "install Debian on the disk of a machine that is emulated",
+            Self::QemuArm => "emulates an arm64 machine, to run the tests there",
             Self::Rustfmt => "checks the formatting",
             Self::Clippy => "lints the host code",
             Self::BpfClippy => "lints the kernel programs",
@@ -193,6 +205,10 @@ impl Need {
             Self::Qemu => host::finds("qemu-system-x86_64"),
             Self::Cpio => host::finds("cpio"),
             Self::Kmod => host::finds("depmod") && host::finds("modprobe"),
+            Self::Debian => ["mmdebstrap", "mkfs.ext4", "dpkg-deb"]
+                .into_iter()
+                .all(host::finds),
+            Self::QemuArm => host::finds("qemu-system-aarch64"),
             Self::Rustfmt => host::succeeds("cargo", &["fmt", "--version"]),
             Self::Clippy => host::succeeds("cargo", &["clippy", "--version"]),
             Self::BpfClippy => BpfCompiler::find().is_some_and(|compiler| compiler.has_clippy()),
@@ -235,6 +251,8 @@ impl Need {
             Self::Qemu => &["qemu-system-x86", "seabios"],
             Self::Cpio => &["cpio"],
             Self::Kmod => &["kmod"],
+            Self::Debian => &["mmdebstrap", "e2fsprogs", "dpkg"],
+            Self::QemuArm => &["qemu-system-arm"],
             Self::BpfClippy => &["rust-web-clippy"],
             Self::CargoFuzz => &["g++"],
             Self::Proxies => &["nginx", "libnginx-mod-stream", "haproxy", "stunnel4"],
@@ -324,6 +342,8 @@ impl Need {
             (Self::QemuUser, false) => {
                 Some("# put qemu-x86_64-static and qemu-aarch64-static on PATH")
             }
+            (Self::QemuArm, false) => Some("# put qemu-system-aarch64 on PATH"),
+            (Self::Debian, false) => Some("# put mmdebstrap, mkfs.ext4 and dpkg-deb on PATH"),
             (Self::Kmod, false) => Some("# put depmod and modprobe, from kmod, on PATH"),
             (_, true) => None,
         }

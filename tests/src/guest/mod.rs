@@ -16,8 +16,10 @@ use anyhow::Result;
 
 pub use self::plan::{Event, Outcome, Plan, Planned};
 
-/// What the first process of a guest is called.
-const INIT: &str = "/init";
+/// What the first process of a guest is called: in memory, and on a disk.
+const INIT: [&str; 2] = ["/init", "/mesh/mesh-guest"];
+/// What the kernel of a guest with systemd is told, so that tests know where they are.
+const MARK: &str = "mesh.guest";
 
 /// Is the first process if it is the first process, else runs the plan.
 ///
@@ -38,9 +40,27 @@ pub fn run() -> Result<()> {
 ///
 /// It is not.
 pub fn required() -> io::Result<()> {
-    if fs::read_link("/proc/1/exe").is_ok_and(|path| path == Path::new(INIT)) {
+    let first = fs::read_link("/proc/1/exe");
+    if first.is_ok_and(|path| INIT.iter().any(|init| path == Path::new(init))) {
         Ok(())
     } else {
         Err(io::Error::other("only in a guest of cargo xtask vm"))
+    }
+}
+
+/// Makes sure that this machine is a guest whose first process is systemd, and which nobody else uses.
+///
+/// # Errors
+///
+/// It is not.
+pub fn systemd_required() -> io::Result<()> {
+    let told = fs::read_to_string("/proc/cmdline")?;
+    if told.split_whitespace().any(|word| word == MARK) && Path::new("/run/systemd/system").exists()
+    {
+        Ok(())
+    } else {
+        Err(io::Error::other(
+            "only in a guest of cargo xtask vm --systemd",
+        ))
     }
 }

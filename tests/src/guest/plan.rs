@@ -1,5 +1,7 @@
 //! What a guest is told and what it tells: JSON, of which `xtask` has the other side.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// What to run.
@@ -15,6 +17,8 @@ pub struct Plan {
     pub slowness: u32,
     /// Whether the kernel's type information is hidden, as on kernels built without.
     pub hide_btf: bool,
+    /// The serial line that takes the report; the kernel has another one.
+    pub line: PathBuf,
 }
 
 /// A test to run.

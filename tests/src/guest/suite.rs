@@ -16,9 +16,7 @@ use super::init::hide_btf;
 use super::plan::{Event, Outcome, Plan, Planned};
 use crate::patience;
 
-const PLAN: &str = "/plan.json";
-/// The second serial line; the first is the kernel's.
-const LINE: &str = "/dev/ttyS1";
+const PLAN: &str = "/mesh/plan.json";
 /// How much of what a test said is reported.
 const SAID: u64 = 6 * 1024;
 
@@ -26,7 +24,8 @@ const SAID: u64 = 6 * 1024;
 pub(super) fn run() -> Result<()> {
     let plan = fs::read(PLAN).context(PLAN)?;
     let plan: Plan = serde_json::from_slice(&plan).context(PLAN)?;
-    let line = File::options().write(true).open(LINE).context(LINE)?;
+    let line = File::options().write(true).open(&plan.line);
+    let line = line.with_context(|| plan.line.display().to_string())?;
     let report = Report(Mutex::new(line));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let kernel = kernel.trim();

@@ -315,6 +315,11 @@ impl Outcome {
         self.failure.as_ref().map(|failure| failure.errno.as_str())
     }
 
+    /// The error's name, else who answered; empty if neither.
+    pub fn word(&self) -> &str {
+        self.errno().unwrap_or_else(|| self.answered())
+    }
+
     /// Who answered; empty if nobody did.
     pub fn answered(&self) -> &str {
         self.label.as_deref().unwrap_or_default()

@@ -23,7 +23,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::protocol::{Dial, Outcome, PATIENCE, Request, Socket};
-use super::{dial, script, serve};
+use super::{dial, script, serve, unit};
 use crate::cgroup;
 use crate::manager::{MANAGED, become_agent};
 use crate::netns;
@@ -32,17 +32,20 @@ use crate::patience::scaled;
 /// The first argument of a process that only dials once.
 const CHILD: &str = "dial";
 
-/// Runs a peer: `mesh-peer CGROUP [--netns] [--user UID:GID]`.
+/// Runs a peer: `mesh-peer CGROUP [--netns] [--user UID:GID]`. What units run begins with a word:
+/// `dial REQUEST`, `probe REQUEST FILE`, `serve ADDRESS LABEL`.
 ///
 /// # Errors
 ///
 /// The arguments or the standard streams are unusable.
 pub fn run() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if let [first, dial] = arguments.as_slice()
-        && first == CHILD
-    {
-        return dial_as_child(dial);
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [CHILD, request] => return dial_as_child(request),
+        ["probe", request, file] => return unit::probe(request, Path::new(file)),
+        ["serve", address, label] => return unit::serve(address, label),
+        _ => {}
     }
     if let [first, rest @ ..] = arguments.as_slice()
         && first == MANAGED

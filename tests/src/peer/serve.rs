@@ -32,7 +32,15 @@ pub(super) struct Tally {
 pub(super) fn tcp(address: SocketAddr, label: String, tally: Arc<Tally>) -> io::Result<SocketAddr> {
     let socket = bound(address, SocketType::STREAM)?;
     listen(&socket, BACKLOG)?;
-    let listener = TcpListener::from(socket);
+    tcp_at(TcpListener::from(socket), label, tally)
+}
+
+/// The same on a socket that listens already.
+pub(super) fn tcp_at(
+    listener: TcpListener,
+    label: String,
+    tally: Arc<Tally>,
+) -> io::Result<SocketAddr> {
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let events = epoll::create(CreateFlags::CLOEXEC)?;

@@ -13,15 +13,15 @@ impl Arch {
     pub(super) const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
     /// The one this runs on.
     #[cfg(target_arch = "aarch64")]
-    pub(super) const HOST: Self = Self::Arm64;
+    pub(crate) const HOST: Self = Self::Arm64;
     #[cfg(not(target_arch = "aarch64"))]
-    pub(super) const HOST: Self = Self::Amd64;
+    pub(crate) const HOST: Self = Self::Amd64;
 
     pub(super) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|arch| arch.name() == name)
     }
 
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
@@ -29,7 +29,7 @@ impl Arch {
     }
 
     /// What Rust calls it.
-    pub(super) fn target(self) -> &'static str {
+    pub(crate) fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
             Self::Arm64 => "aarch64-unknown-linux-gnu",
@@ -45,7 +45,7 @@ impl Arch {
     }
 
     /// The emulator that runs such programs elsewhere.
-    pub(super) fn emulator(self) -> &'static str {
+    pub(crate) fn emulator(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-x86_64-static",
             Self::Arm64 => "qemu-aarch64-static",

@@ -13,7 +13,7 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _},
 };
 
-use super::{Source, arch::Arch, run_command, standard::Compiler};
+use super::{Source, arch::Arch, cross::set_linker, run_command, standard::Compiler};
 use crate::{host, step::cargo};
 
 /// Builds the agent for `arch` and checks that it is what it should be.
@@ -67,13 +67,7 @@ fn set_environment(
         .env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f"))
         .env(format!("CFLAGS_{target}"), c.join(" "))
         .env_remove("RUSTFLAGS");
-    if arch != Arch::HOST {
-        let cross = arch.cross_compiler();
-        let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase());
-        command
-            .env(linker, cross)
-            .env(format!("CC_{target}"), cross);
-    }
+    set_linker(command, arch);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod arch;
 mod binary;
+mod cross;
 mod documents;
 mod package;
 mod reproducible;
@@ -20,8 +21,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use self::arch::Arch;
-pub(crate) use self::rules::check;
+pub(crate) use self::{arch::Arch, cross::set_environment, rules::check};
 use crate::{host, need::Need, setup, step::Step};
 
 /// The task `dist [--arch ARCH].. [--check-reproducible]`.

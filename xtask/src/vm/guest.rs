@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Instant;
@@ -14,9 +14,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::image::Image;
 use super::kernel::Kernel;
-use super::programs::{CPUS, Plan};
+use super::programs::Plan;
 use super::report::Report;
 use super::variant::Variant;
 
@@ -60,19 +59,23 @@ impl Guest {
         place: &Path,
         kernel: &Kernel,
         variant: &Variant,
-        image: &Image,
+        initrd: &Path,
         plan: &Plan,
         deadline: Instant,
-        disk: Option<&Path>,
+        disks: &[&Path],
     ) -> Result<Report> {
         let console = place.join("console.log");
-        let mut command = emulator(kernel, variant, image, &console);
-        if let Some(disk) = disk {
+        let hardware = variant.hardware;
+        let words = variant.command_line;
+        let mut command = hardware.command(&kernel.image(), initrd, words, &console);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        for disk in disks {
             let drive = format!("file={},format=raw,if=virtio", disk.display());
             command.args(["-drive", &drive]);
         }
         let started = Instant::now();
-        let mut emulator = command.spawn().context("cannot run qemu-system-x86_64")?;
+        let emulator = command.spawn();
+        let mut emulator = emulator.with_context(|| format!("cannot run {}", hardware.emulator))?;
         let line = emulator.stdout.take().context("no pipe")?;
         let mut guest = Self { emulator };
         let mut report = Report::new(variant, plan);
@@ -103,30 +106,6 @@ impl Drop for Guest {
     }
 }
 
-/// KVM is not used even where it is there: results shall not depend on where this runs.
-fn emulator(kernel: &Kernel, variant: &Variant, image: &Image, console: &Path) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
-    command
-        .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-        .args(["-smp", &CPUS.to_string(), "-m", MEMORY])
-        .args(["-nodefaults", "-no-user-config", "-display", "none"])
-        .arg("-no-reboot")
-        .arg("-kernel")
-        .arg(kernel.image())
-        .arg("-initrd")
-        .arg(image.path())
-        .args([
-            "-append",
-            &format!("{COMMAND_LINE} {}", variant.command_line),
-        ])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()))
-        .args(["-serial", "stdio"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    command
-}
-
 /// Lines as they arrive, so that waiting for one can be limited.
 fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = channel();
@@ -140,9 +119,3 @@ fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
     });
     receiver
 }
-
-const MEMORY: &str = "2048M";
-/// A panic ends the emulator. Without the mitigations, which slow emulation down by a third,
-/// the verifier and the programs are the same; the watchdogs would bark at a busy host.
-const COMMAND_LINE: &str = "console=ttyS0 panic=-1 mitigations=off nowatchdog nosoftlockup \
-                            rcupdate.rcu_cpu_stall_suppress=1";

@@ -9,8 +9,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::hardware::AMD64;
 use super::kernel::Kernel;
-use super::programs::{Plan, Programs, strip};
+use super::programs::{Plan, Programs, Suite, strip};
 use crate::host;
 
 /// An archive as the kernel unpacks it.
@@ -27,13 +28,13 @@ impl Image {
         plan: &Plan,
     ) -> Result<Self> {
         let root = Root::new(place.join("root"))?;
-        root.add_programs(programs)?;
+        root.add_programs(programs, plan)?;
         root.add_tools()?;
-        root.add_modules(kernel)?;
+        copy_modules(kernel, &root.0.join("lib/modules"), &MODULES)?;
         let plan = serde_json::to_vec(plan)?;
-        fs::write(root.0.join("plan.json"), plan)?;
+        fs::write(root.0.join("mesh/plan.json"), plan)?;
         let path = place.join("initrd.cpio");
-        root.pack(&path)?;
+        pack(&root.0, &path)?;
         Ok(Self { path })
     }
 
@@ -59,11 +60,12 @@ impl Root {
     }
 
     /// At the places where `mesh_tests` looks for them.
-    fn add_programs(&self, programs: &Programs) -> Result<()> {
-        self.add_program(&programs.init, "init")?;
+    fn add_programs(&self, programs: &Programs, plan: &Plan) -> Result<()> {
+        self.add_program(&programs.tests.init, "init")?;
         self.add_program(&programs.agent, "mesh/mesh-agent")?;
-        self.add_program(&programs.peer, "mesh/mesh-peer")?;
-        for suite in &programs.suites {
+        self.add_program(&programs.tests.peer, "mesh/mesh-peer")?;
+        let wanted = |suite: &&Suite| plan.has(suite);
+        for suite in programs.tests.suites.iter().filter(wanted) {
             self.add_program(&suite.path, &format!("mesh/deps/{}", suite.name))?;
         }
         Ok(())
@@ -79,7 +81,7 @@ impl Root {
     }
 
     fn add_program(&self, program: &Path, to: &str) -> Result<()> {
-        strip(program, &self.0.join(to))?;
+        strip(&AMD64, program, &self.0.join(to))?;
         for library in libraries(program)? {
             let to = self.0.join(library.strip_prefix("/")?);
             fs::create_dir_all(to.parent().context("a library without directory")?)?;
@@ -89,47 +91,48 @@ impl Root {
         }
         Ok(())
     }
+}
 
-    /// The modules tests want, with what they need and what finds them.
-    fn add_modules(&self, kernel: &Kernel) -> Result<()> {
-        let from = kernel.modules();
-        let to = self.0.join("lib/modules").join(kernel.release());
-        let dependencies = fs::read_to_string(from.join("modules.dep"))?;
-        for module in closure(&dependencies) {
-            let to = to.join(module);
-            fs::create_dir_all(to.parent().context("a module without directory")?)?;
-            fs::copy(from.join(module), to).with_context(|| module.to_owned())?;
-        }
-        for entry in fs::read_dir(&from)?.flatten() {
-            if entry.file_type()?.is_file() {
-                fs::copy(entry.path(), to.join(entry.file_name()))?;
-            }
-        }
-        Ok(())
+/// Copies modules below `to`, with what they need and what finds them.
+pub(super) fn copy_modules(kernel: &Kernel, to: &Path, wanted: &[&str]) -> Result<()> {
+    let from = kernel.modules();
+    let to = to.join(kernel.release());
+    let dependencies = fs::read_to_string(from.join("modules.dep"))?;
+    for module in closure(&dependencies, wanted) {
+        let to = to.join(module);
+        fs::create_dir_all(to.parent().context("a module without directory")?)?;
+        fs::copy(from.join(module), to).with_context(|| module.to_owned())?;
     }
+    for entry in fs::read_dir(&from)?.flatten() {
+        if entry.file_type()?.is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
 
-    fn pack(&self, to: &Path) -> Result<()> {
-        let mut cpio = Command::new("cpio")
-            .args(["--create", "--format=newc", "--owner=0:0", "--quiet"])
-            .current_dir(&self.0)
-            .stdin(Stdio::piped())
-            .stdout(File::create(to)?)
-            .spawn()
-            .context("cannot run cpio")?;
-        let mut names = cpio.stdin.take().context("no pipe")?;
-        let mut all = Vec::new();
-        walk(&self.0, &mut all)?;
-        for path in all {
-            let name = path.strip_prefix(&self.0)?;
-            writeln!(names, "{}", name.display())?;
-        }
-        drop(names);
-        let status = cpio.wait()?;
-        if !status.success() {
-            bail!("cpio failed ({status})");
-        }
-        Ok(())
+/// Packs what is below `root` as the kernel unpacks it.
+pub(super) fn pack(root: &Path, to: &Path) -> Result<()> {
+    let mut cpio = Command::new("cpio")
+        .args(["--create", "--format=newc", "--owner=0:0", "--quiet"])
+        .current_dir(root)
+        .stdin(Stdio::piped())
+        .stdout(File::create(to)?)
+        .spawn()
+        .context("cannot run cpio")?;
+    let mut names = cpio.stdin.take().context("no pipe")?;
+    let mut all = Vec::new();
+    walk(root, &mut all)?;
+    for path in all {
+        let name = path.strip_prefix(root)?;
+        writeln!(names, "{}", name.display())?;
     }
+    drop(names);
+    let status = cpio.wait()?;
+    if !status.success() {
+        bail!("cpio failed ({status})");
+    }
+    Ok(())
 }
 
 /// Everything below a directory, a directory before what is in it.
@@ -153,10 +156,10 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.map(PathBuf::from).collect())
 }
 
-/// Files of [`MODULES`] and of all they need, of a text as depmod(8) writes it.
-fn closure(dependencies: &str) -> BTreeSet<&str> {
+/// Files of the modules `wanted` and of all they need, of a text as depmod(8) writes it.
+fn closure<'a>(dependencies: &'a str, wanted: &[&str]) -> BTreeSet<&'a str> {
     let lines = dependencies.lines().filter_map(|line| line.split_once(':'));
-    let wanted = lines.filter(|(file, _)| MODULES.contains(&name(file)));
+    let wanted = lines.filter(|(file, _)| wanted.contains(&name(file)));
     // The list of a module is complete: what it needs, what that needs, and so on.
     let files = wanted.flat_map(|(file, needs)| needs.split_whitespace().chain([file]));
     files.collect()
@@ -168,8 +171,9 @@ fn name(file: &str) -> &str {
     file.split('.').next().unwrap_or_default()
 }
 
-/// What the kernel loads when a test asks for it.
-const MODULES: [&str; 10] = [
+/// What the kernel loads when a test or systemd asks for it.
+pub(super) const MODULES: [&str; 11] = [
+    "autofs4",
     "dummy",
     "raw_diag",
     "sctp",
@@ -197,6 +201,11 @@ mod tests {
             "kernel/net/ipv4/inet_diag.ko.xz",
             "kernel/net/ipv4/tcp_diag.ko.xz",
         ];
-        assert_eq!(closure(text).into_iter().collect::<Vec<_>>(), expected);
+        assert_eq!(
+            closure(text, &["tcp_diag", "veth"])
+                .into_iter()
+                .collect::<Vec<_>>(),
+            expected
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::hardware::Hardware;
 use super::variant::Series;
 use crate::{host, step::Step};
 
@@ -17,7 +18,10 @@ pub(super) struct Kernel {
 
 impl Kernel {
     /// The latest of a series, kept below `directory` for the next time.
-    pub(super) fn get(series: Series, directory: &Path) -> Result<Self> {
+    pub(super) fn get(series: Series, hardware: &Hardware, directory: &Path) -> Result<Self> {
+        if !hardware.is_ours() {
+            return foreign(series, hardware, directory);
+        }
         let package = latest(series)?;
         let root = directory.join("kernels").join(&package);
         if !root.exists() {
@@ -72,6 +76,45 @@ fn latest(series: Series) -> Result<String> {
     })
 }
 
+/// One for a computer whose packages apt does not know here. It is kept until somebody removes it.
+fn foreign(series: Series, hardware: &Hardware, directory: &Path) -> Result<Kernel> {
+    let root = directory.join("kernels").join(series.package);
+    if !root.exists() {
+        let step = Step::start(&format!("download {}", series.package));
+        let next = root.with_extension("next");
+        extract(hardware, series.package, &next)?;
+        let package = image_in(&next)?;
+        let release = package.strip_prefix("linux-image-").unwrap_or_default();
+        run(Command::new("depmod").arg("-b").arg(&next).arg(release))?;
+        fs::rename(&next, &root)?;
+        step.done();
+    }
+    let package = image_in(&root)?;
+    Ok(Kernel { package, root })
+}
+
+/// Unpacks packages of Debian 12 and all they need, for a computer of any kind.
+pub(super) fn extract(hardware: &Hardware, packages: &str, to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    run(Command::new("mmdebstrap")
+        .args(["--quiet", "--variant=extract"])
+        .arg(format!("--architectures={}", hardware.arch.name()))
+        .arg(format!("--include={packages}"))
+        .arg("bookworm")
+        .arg(to))
+}
+
+/// The package of the kernel that has been unpacked at `root`.
+fn image_in(root: &Path) -> Result<String> {
+    let files = fs::read_dir(root.join("boot"))?.flatten();
+    let mut names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let release = names.find_map(|name| Some(name.strip_prefix("vmlinuz-")?.to_owned()));
+    let release = release.context("no kernel in the package")?;
+    Ok(format!("linux-image-{release}"))
+}
+
 /// Unpacks a package at `root`, which is there only when all of it is.
 fn unpack(package: &str, root: &Path) -> Result<()> {
     let next = root.with_extension("next");
@@ -93,7 +136,7 @@ fn unpack(package: &str, root: &Path) -> Result<()> {
     Ok(fs::rename(&next, root)?)
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(super) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot run {command:?}"))?;

@@ -1,20 +1,28 @@
 //! What runs in a guest: built here, listed here.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::variant::{EXCLUDED, OVER_A_REBOOT, QUICK, Variant, covers};
+use super::hardware::{AMD64, CPUS, Hardware};
+use super::kernel::run;
+use super::variant::{EXCLUDED, QUICK, Variant, covers};
 use crate::{
-    host,
+    dist, host,
     step::{Step, cargo},
 };
 
 /// The programs.
 pub(super) struct Programs {
     pub(super) agent: PathBuf,
+    pub(super) tests: Tests,
+}
+
+/// Those that test.
+pub(super) struct Tests {
     pub(super) peer: PathBuf,
     pub(super) init: PathBuf,
     pub(super) suites: Vec<Suite>,
@@ -36,6 +44,7 @@ pub(super) struct Plan {
     limit: u64,
     slowness: u32,
     hide_btf: bool,
+    line: &'static str,
 }
 
 /// A test to run.
@@ -61,13 +70,57 @@ impl Programs {
         build.args(["--package", "mesh-agent", "--package", "mesh-tests"]);
         build.args(["--bin", "mesh-agent", "--bin", "mesh-peer"]);
         step.finish(build)?;
-        let step = Step::start("build the tests");
-        let suites = build_suites()?;
-        step.done();
         Ok(Self {
             agent: host::binary("release", "mesh-agent")?,
-            peer: host::binary("release", "mesh-peer")?,
-            init: host::binary("debug", "mesh-guest")?,
+            tests: Tests {
+                peer: host::binary("release", "mesh-peer")?,
+                ..Tests::build(&AMD64, &["*"])?
+            },
+        })
+    }
+
+    /// The agent of a package, and tests for its computer.
+    pub(super) fn of_package(hardware: &Hardware, directory: &Path) -> Result<Self> {
+        let tree = directory.join(format!("package-{}", hardware.arch.name()));
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        let package = package(hardware)?;
+        run(Command::new("dpkg-deb").arg("-x").arg(package).arg(&tree))?;
+        Ok(Self {
+            agent: tree.join("usr/bin/mesh-agent"),
+            tests: Tests::build(hardware, &["*"])?,
+        })
+    }
+}
+
+/// The latest package that `cargo xtask dist` has built for a computer.
+pub(super) fn package(hardware: &Hardware) -> Result<PathBuf> {
+    let directory = host::target_dir()?.join("dist");
+    let end = format!("_{}.deb", hardware.arch.name());
+    let files = fs::read_dir(&directory).into_iter().flatten().flatten();
+    let packages = files.filter(|file| file.file_name().to_string_lossy().ends_with(&end));
+    let latest = packages.max_by_key(|file| file.metadata().and_then(|data| data.modified()).ok());
+    match latest {
+        Some(file) => Ok(file.path()),
+        None => bail!(
+            "no package in {}: run `cargo xtask dist --arch {}` first",
+            directory.display(),
+            hardware.arch.name()
+        ),
+    }
+}
+
+impl Tests {
+    /// Builds the named suites as `cargo xtask test` does.
+    pub(super) fn build(hardware: &Hardware, suites: &[&str]) -> Result<Self> {
+        let step = Step::start(&format!("build the tests for {}", hardware.arch.name()));
+        let suites = build_suites(hardware, suites)?;
+        step.done();
+        let place = place(hardware)?;
+        Ok(Self {
+            peer: place.join("mesh-peer"),
+            init: place.join("mesh-guest"),
             suites,
         })
     }
@@ -75,17 +128,19 @@ impl Programs {
     /// Which tests run in a variant.
     pub(super) fn plan(&self, variant: &Variant, quick: bool, filters: &[String]) -> Result<Plan> {
         let wanted = |name: &str| {
-            let quick = !quick || QUICK.iter().any(|entry| covers(entry, name));
+            let quick =
+                !quick || variant.has_systemd() || QUICK.iter().any(|entry| covers(entry, name));
             let filtered = filters.is_empty() || filters.iter().any(|part| name.contains(part));
             quick && filtered
         };
         let mut tests: Vec<Planned> = self.suites.iter().flat_map(Suite::planned).collect();
         let is_there = |entry: &str| tests.iter().any(|test| covers(entry, &test.name()));
-        if let Some(gone) = QUICK.iter().find(|entry| !is_there(entry)) {
+        let gone = QUICK.iter().find(|entry| !is_there(entry));
+        if let Some(gone) = gone.filter(|_| !variant.has_systemd()) {
             bail!("no test is called {gone} any more, which --quick must run");
         }
-        tests.retain(|test| wanted(&test.name()) && !covers(OVER_A_REBOOT, &test.name()));
-        if tests.is_empty() && !wants_reboot(filters) {
+        tests.retain(|test| variant.runs(&test.suite) && wanted(&test.name()));
+        if tests.is_empty() && !wants_reboot(variant, filters) {
             bail!("no test has such a name");
         }
         Ok(plan_of(tests, variant))
@@ -94,14 +149,21 @@ impl Programs {
     /// What runs in each of the boots of a machine that is rebooted.
     pub(super) fn reboot_plan(&self, variant: &Variant) -> Plan {
         let mut tests: Vec<Planned> = self.suites.iter().flat_map(Suite::planned).collect();
-        tests.retain(|test| covers(OVER_A_REBOOT, &test.name()));
+        tests.retain(|test| test.suite == variant.over_a_reboot());
         plan_of(tests, variant)
     }
 }
 
 /// Whether the machine that is rebooted is asked for.
-pub(super) fn wants_reboot(filters: &[String]) -> bool {
-    filters.is_empty() || filters.iter().any(|part| part == OVER_A_REBOOT)
+pub(super) fn wants_reboot(variant: &Variant, filters: &[String]) -> bool {
+    filters.is_empty() || filters.iter().any(|part| part == variant.over_a_reboot())
+}
+
+impl Plan {
+    /// Whether a test of a suite is in it.
+    pub(super) fn has(&self, suite: &Suite) -> bool {
+        self.tests.iter().any(|test| test.suite == suite.name)
+    }
 }
 
 fn plan_of(tests: Vec<Planned>, variant: &Variant) -> Plan {
@@ -111,13 +173,14 @@ fn plan_of(tests: Vec<Planned>, variant: &Variant) -> Plan {
         limit: TEST_LIMIT,
         slowness: SLOWNESS,
         hide_btf: variant.hide_btf,
+        line: variant.hardware.line,
     }
 }
 
 impl Suite {
-    fn list(name: String, path: PathBuf) -> Result<Self> {
-        let all = tests(&path, &[])?;
-        let ignored = tests(&path, &["--ignored"])?;
+    fn list(hardware: &Hardware, name: String, path: PathBuf) -> Result<Self> {
+        let all = tests(hardware, &path, &[])?;
+        let ignored = tests(hardware, &path, &["--ignored"])?;
         let tests = all.into_iter().map(|test| {
             let is_ignored = ignored.contains(&test);
             (test, is_ignored)
@@ -136,10 +199,14 @@ impl Suite {
 }
 
 /// The tests of a program.
-fn tests(path: &Path, which: &[&str]) -> Result<Vec<String>> {
+fn tests(hardware: &Hardware, path: &Path, which: &[&str]) -> Result<Vec<String>> {
     let path = path.to_str().context("the path is not text")?;
     let list = [which, &["--list", "--format", "terse"]].concat();
-    let listed = host::output(path, &list).with_context(|| format!("{path} lists no tests"))?;
+    let listed = match hardware.is_ours() {
+        true => host::output(path, &list),
+        false => host::output(hardware.arch.emulator(), &[&[path], &list[..]].concat()),
+    };
+    let listed = listed.with_context(|| format!("{path} lists no tests"))?;
     let names = listed
         .lines()
         .filter_map(|line| line.strip_suffix(": test"));
@@ -160,9 +227,23 @@ struct Target {
     kind: Vec<String>,
 }
 
-fn build_suites() -> Result<Vec<Suite>> {
-    let mut build = cargo(&["test", "--package", "mesh-tests", "--test", "*"]);
+/// Where cargo puts what it builds for a computer.
+fn place(hardware: &Hardware) -> Result<PathBuf> {
+    let target = host::target_dir()?;
+    Ok(match hardware.is_ours() {
+        true => target.join("debug"),
+        false => target.join(hardware.arch.target()).join("debug"),
+    })
+}
+
+fn build_suites(hardware: &Hardware, suites: &[&str]) -> Result<Vec<Suite>> {
+    let mut build = cargo(&["test", "--package", "mesh-tests"]);
+    build.args(suites.iter().flat_map(|suite| ["--test", suite]));
     build.args(["--no-run", "--message-format=json-render-diagnostics"]);
+    if !hardware.is_ours() {
+        build.args(["--target", hardware.arch.target()]);
+        dist::set_environment(&mut build, hardware.arch)?;
+    }
     let output = build.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         bail!("the tests do not build ({})", output.status);
@@ -178,7 +259,7 @@ fn build_suites() -> Result<Vec<Suite>> {
         }
         match EXCLUDED.iter().find(|(suite, _)| *suite == target.name) {
             Some((suite, why)) => println!("left out: {suite}: {why}"),
-            None => suites.push(Suite::list(target.name, path)?),
+            None => suites.push(Suite::list(hardware, target.name, path)?),
         }
     }
     suites.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -186,8 +267,11 @@ fn build_suites() -> Result<Vec<Suite>> {
 }
 
 /// A copy of `program` without what only a debugger reads.
-pub(super) fn strip(program: &Path, to: &Path) -> Result<()> {
-    let mut strip = Command::new("strip");
+pub(super) fn strip(hardware: &Hardware, program: &Path, to: &Path) -> Result<()> {
+    let mut strip = Command::new(match hardware.is_ours() {
+        true => "strip",
+        false => "aarch64-linux-gnu-strip",
+    });
     strip.arg("--strip-debug").arg("-o").arg(to).arg(program);
     let status = strip.status().context("cannot run strip")?;
     if !status.success() {
@@ -196,8 +280,6 @@ pub(super) fn strip(program: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Processors of a guest, and tests at a time in it.
-pub(super) const CPUS: usize = 2;
 /// How many times slower than on a real machine time limits assume everything to be.
 const SLOWNESS: u32 = 8;
 /// How long a test may take, in seconds: more than it gives itself.

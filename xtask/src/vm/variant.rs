@@ -1,17 +1,32 @@
 //! The machines the tests are run on, and which tests.
 
+use super::hardware::{AMD64, ARM64, Hardware};
+
 /// A kernel and what is special about its machine.
 pub(super) struct Variant {
     pub(super) name: &'static str,
+    pub(super) hardware: &'static Hardware,
     pub(super) kernel: Series,
     /// What the kernel is told besides.
     pub(super) command_line: &'static str,
     /// Whether the guest hides the kernel's type information, as on kernels built without.
     pub(super) hide_btf: bool,
+    pub(super) root: Root,
     /// Whether `--quick` reboots it.
     pub(super) reboots: bool,
     /// For which reasons a test may be skipped here that must run elsewhere.
     pub(super) skips: &'static [&'static str],
+}
+
+/// What a machine has for a root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Root {
+    /// Memory, with the tests and what they need. The first process is ours.
+    Memory,
+    /// The same on a disk, where there is not so much memory.
+    Disk,
+    /// A release of Debian, installed on a disk. The first process is systemd.
+    Debian(&'static str),
 }
 
 /// A series of Debian's kernels, by the package that always depends on the latest.
@@ -40,37 +55,126 @@ const NO_NGINX: &str = "needs nginx and wrk";
 pub(super) const VARIANTS: &[Variant] = &[
     Variant {
         name: "6.1",
+        hardware: &AMD64,
         kernel: LINUX_6_1,
         command_line: "",
         hide_btf: false,
+        root: Root::Memory,
         reboots: false,
         skips: &[NO_PROMETHEUS, NO_NGINX],
     },
     Variant {
         name: "6.12",
+        hardware: &AMD64,
         kernel: LINUX_6_12,
         command_line: "",
         hide_btf: false,
+        root: Root::Memory,
         reboots: true,
         skips: &[NO_PROMETHEUS, NO_NGINX],
     },
     Variant {
         name: "6.1-no-ipv6",
+        hardware: &AMD64,
         kernel: LINUX_6_1,
         command_line: "ipv6.disable=1",
         hide_btf: false,
+        root: Root::Memory,
         reboots: false,
         skips: &[NO_PROMETHEUS, NO_NGINX, "needs IPv6"],
     },
     Variant {
         name: "6.12-no-btf",
+        hardware: &AMD64,
         kernel: LINUX_6_12,
         command_line: "",
         hide_btf: true,
+        root: Root::Memory,
         reboots: false,
         skips: &[NO_PROMETHEUS, NO_NGINX],
     },
 ];
+
+/// Machines with systemd, for `--systemd`.
+pub(super) const SYSTEMD: &[Variant] = &[
+    Variant {
+        name: "bookworm",
+        hardware: &AMD64,
+        kernel: LINUX_6_1,
+        command_line: WITH_SYSTEMD,
+        hide_btf: false,
+        root: Root::Debian("bookworm"),
+        reboots: true,
+        skips: &[],
+    },
+    Variant {
+        name: "trixie",
+        hardware: &AMD64,
+        kernel: LINUX_6_12,
+        command_line: WITH_SYSTEMD,
+        hide_btf: false,
+        root: Root::Debian("trixie"),
+        reboots: true,
+        skips: &[],
+    },
+];
+
+/// Small computers of another kind, for `--arm64`.
+pub(super) const ON_ARM64: &[Variant] = &[
+    Variant {
+        name: "6.1-arm64",
+        hardware: &ARM64,
+        kernel: Series {
+            package: "linux-image-arm64",
+            prefix: LINUX_6_1.prefix,
+        },
+        command_line: "",
+        hide_btf: false,
+        root: Root::Disk,
+        reboots: false,
+        skips: &[NO_PROMETHEUS, NO_NGINX],
+    },
+    Variant {
+        name: "6.12-arm64",
+        hardware: &ARM64,
+        kernel: Series {
+            package: "linux-image-6.12-arm64",
+            prefix: LINUX_6_12.prefix,
+        },
+        command_line: "",
+        hide_btf: false,
+        root: Root::Disk,
+        reboots: false,
+        skips: &[NO_PROMETHEUS, NO_NGINX],
+    },
+];
+
+/// Nobody logs in, and the tests know where they are.
+const WITH_SYSTEMD: &str = "systemd.getty_auto=no mesh.guest";
+
+impl Variant {
+    /// Whether a suite runs in it, apart from the one that runs in two boots.
+    pub(super) fn runs(&self, suite: &str) -> bool {
+        let suits = NEED_SYSTEMD.contains(&suite) == self.has_systemd();
+        suits && !OVER_A_REBOOT.contains(&suite)
+    }
+
+    /// The suite that runs in two boots of one machine, apart from the others.
+    pub(super) fn over_a_reboot(&self) -> &'static str {
+        OVER_A_REBOOT[usize::from(self.has_systemd())]
+    }
+
+    /// Whether its first process is systemd.
+    pub(super) fn has_systemd(&self) -> bool {
+        matches!(self.root, Root::Debian(_))
+    }
+}
+
+/// Suites that run where systemd is, and only there.
+pub(super) const NEED_SYSTEMD: [&str; 3] = ["boot", "package", "units"];
+
+/// Suites that run in two boots of one machine: without systemd, and with it.
+const OVER_A_REBOOT: [&str; 2] = ["reboot", "boot"];
 
 /// Suites that make no sense in a guest, and why.
 pub(super) const EXCLUDED: &[(&str, &str)] = &[
@@ -83,9 +187,6 @@ pub(super) const EXCLUDED: &[(&str, &str)] = &[
     ("top", "is about a terminal"),
     ("grpc", "calls nginx and gRPC's own library"),
 ];
-
-/// The suite that runs in two boots of one machine, apart from the others.
-pub(super) const OVER_A_REBOOT: &str = "reboot";
 
 /// What `--quick` runs: every program loads, and each of the kernel's parts does its work once.
 /// An entry is a suite, or a test of one.
