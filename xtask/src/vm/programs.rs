@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hardware::{AMD64, CPUS, Hardware};
 use super::kernel::run;
-use super::variant::{EXCLUDED, QUICK, Variant, covers};
+use super::variant::{EXCLUDED, Variant, covers};
 use crate::{
     dist, host,
     step::{Step, cargo},
@@ -128,14 +128,15 @@ impl Tests {
     /// Which tests run in a variant.
     pub(super) fn plan(&self, variant: &Variant, quick: bool, filters: &[String]) -> Result<Plan> {
         let wanted = |name: &str| {
-            let quick =
-                !quick || variant.has_systemd() || QUICK.iter().any(|entry| covers(entry, name));
+            let quick = !quick
+                || variant.has_systemd()
+                || variant.quick.iter().any(|entry| covers(entry, name));
             let filtered = filters.is_empty() || filters.iter().any(|part| name.contains(part));
             quick && filtered
         };
         let mut tests: Vec<Planned> = self.suites.iter().flat_map(Suite::planned).collect();
         let is_there = |entry: &str| tests.iter().any(|test| covers(entry, &test.name()));
-        let gone = QUICK.iter().find(|entry| !is_there(entry));
+        let gone = variant.quick.iter().find(|entry| !is_there(entry));
         if let Some(gone) = gone.filter(|_| !variant.has_systemd()) {
             bail!("no test is called {gone} any more, which --quick must run");
         }
