@@ -17,7 +17,7 @@ use crate::peer::{Outcome, Peer};
 use crate::sandbox::Sandbox;
 
 /// How long the agent may take to show what has happened.
-const SHOWN: Duration = Duration::from_secs(5);
+const SHOWN: Duration = Duration::from_secs(15);
 /// How long a denied `connect()` may take: less than any time the kernel itself waits for in a
 /// call (a SYN is repeated after 1 s), more than a busy machine keeps a process from its core.
 const AT_ONCE: Duration = Duration::from_millis(500);
