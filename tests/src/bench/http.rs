@@ -154,7 +154,7 @@ impl Stage {
             load.requests * connections,
             seen.took.as_secs_f64(),
             seen.requests,
-            agent::metric(&self.sandbox, "mesh_http_unparsed_total", &[])?
+            agent::metric(&self.sandbox, "mesh_http_unparsed_total", &[])? as u64
         );
         let near = self.quantiles(&seen, &durations)?;
         Ok(counted == seen.requests && seen.failures == 0 && (near || !timed))
