@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::peer::Dial;
+
 /// Who calls: checkout, which may, and intruder, which may not.
 macro_rules! callers {
     () => {
@@ -19,6 +21,9 @@ workload = { systemd = "intruder.service" }
     };
 }
 pub(crate) use callers;
+
+/// Who calls, as a part of a policy.
+pub const CALLERS: &str = callers!();
 
 /// Cgroup of a service that calls.
 pub const CHECKOUT: &str = "system.slice/checkout.service";
@@ -41,4 +46,14 @@ pub const VIP_UDP: &str = "10.96.0.10:53";
 #[track_caller]
 pub fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address")
+}
+
+/// A TCP call to the address that `text` is.
+///
+/// # Panics
+///
+/// It is none.
+#[track_caller]
+pub fn tcp(text: &str) -> Dial {
+    Dial::tcp(address(text))
 }

@@ -4,23 +4,19 @@
 //! Only in a guest of `cargo xtask vm --systemd`, which boots the same machine twice.
 
 use mesh_tests::guest;
+use mesh_tests::names::tcp;
 use mesh_tests::package::Package;
-use mesh_tests::peer::Dial;
 use mesh_tests::shop::{ENDPOINT, FILE, POLICY, VIP};
 use mesh_tests::systemd::{Unit, probed, prober, property, run, server, wait_until};
 
 /// Calls after the boot of each kind.
 const CALLS: u64 = 200;
 
-fn to(address: &str) -> Dial {
-    Dial::tcp(address.parse().expect("an address"))
-}
-
 /// The machine gets the package, the policy and units that start with it.
 fn first_boot() {
     let package = Package::keep();
     package.write_policy(FILE, POLICY);
-    let intruder = Unit::caller("intruder.service", &to(VIP), "");
+    let intruder = Unit::caller("intruder.service", &tcp(VIP), "");
     wait_until("enforced", || intruder.call() == "EPERM");
     drop(intruder);
     let normal = "[Unit]\nAfter=payments.service\n[Install]\nWantedBy=multi-user.target";
@@ -32,13 +28,13 @@ fn first_boot() {
             &normal.replace("After=payments.service", ""),
         ),
     );
-    let checkout = prober("checkout.service", &to(VIP), normal);
+    let checkout = prober("checkout.service", &tcp(VIP), normal);
     Unit::install("checkout.service", &checkout);
-    let intruder = prober("intruder.service", &to(ENDPOINT), normal);
+    let intruder = prober("intruder.service", &tcp(ENDPOINT), normal);
     Unit::install("intruder.service", &intruder);
     // Waits for nothing at all.
     let early = "[Unit]\nDefaultDependencies=no\n[Install]\nWantedBy=sysinit.target";
-    let early = prober("intruder-early.service", &to(ENDPOINT), early);
+    let early = prober("intruder-early.service", &tcp(ENDPOINT), early);
     Unit::install("intruder-early.service", &early);
 }
 

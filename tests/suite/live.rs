@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_tests::agent::{self, AgentProcess};
 use mesh_tests::host::sh;
 use mesh_tests::mesh::{Call, Decision};
-use mesh_tests::names::{CHECKOUT, INTRUDER, PAYMENTS, VIP, VIP_UDP, address};
+use mesh_tests::names::{CHECKOUT, INTRUDER, PAYMENTS, VIP, VIP_UDP, address, tcp};
 use mesh_tests::observe::{counts, until};
 use mesh_tests::patience::scaled;
 use mesh_tests::peer::{After, Dial, Kind, Options, Outcome, Peer, Request, Socket};
@@ -85,10 +85,6 @@ fn keep(peer: &mut Peer, dial: Dial) -> Socket {
     let outcome = peer.dial_once(dial.then(After::Keep)).expect("an outcome");
     assert_eq!(outcome.failure, None, "{outcome:?}");
     outcome.socket.expect("kept")
-}
-
-fn tcp(to: &str) -> Dial {
-    Dial::tcp(address(to))
 }
 
 fn udp(to: &str) -> Dial {

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mesh_sys::effective_programs;
+use mesh_tests::names::tcp;
 use mesh_tests::package::{CURRENT, NEWER, Package, apt, inventory};
 use mesh_tests::patience::scaled;
-use mesh_tests::peer::Dial;
 use mesh_tests::shop::{ENDPOINT, FILE, POLICY, VIP};
 use mesh_tests::systemd::{Unit, attempt, probed, property, run};
 use mesh_tests::{cgroup, guest, kernel};
@@ -18,10 +18,6 @@ use serde_json::Value;
 
 /// The least number of calls that tell something about an upgrade.
 const CALLS: u64 = 100;
-
-fn to(address: &str) -> Dial {
-    Dial::tcp(address.parse().expect("an address"))
-}
 
 fn policy() -> String {
     format!("[mesh]\ndefault = \"deny\"\n{POLICY}")
@@ -55,8 +51,8 @@ fn a_clean_machine_gets_it_and_is_clean_again_after_a_purge() {
     let package = Package::install();
     doctor_is_green();
     let _payments = Unit::server("payments.service", ENDPOINT, "v1");
-    let intruder = Unit::caller("intruder.service", &to(ENDPOINT), "");
-    let checkout = Unit::caller("checkout.service", &to(VIP), "");
+    let intruder = Unit::caller("intruder.service", &tcp(ENDPOINT), "");
+    let checkout = Unit::caller("checkout.service", &tcp(VIP), "");
     assert_eq!(intruder.call(), "v1", "nothing is declared yet");
     package.write_policy(FILE, &policy());
     denied_soon(&intruder);
@@ -113,12 +109,12 @@ fn upgrade_and_downgrade_keep_enforcement_on_throughout() {
     let package = Package::keep();
     package.write_policy(FILE, &policy());
     let _payments = Unit::server("payments.service", ENDPOINT, "v1");
-    let first = Unit::caller("intruder.service", &to(VIP), "");
+    let first = Unit::caller("intruder.service", &tcp(VIP), "");
     denied_soon(&first);
     drop(first);
     let probers = [
-        Unit::prober("checkout.service", &to(VIP)),
-        Unit::prober("intruder.service", &to(ENDPOINT)),
+        Unit::prober("checkout.service", &tcp(VIP)),
+        Unit::prober("intruder.service", &tcp(ENDPOINT)),
     ];
     let old = package.version();
     for (file, newer) in [(NEWER, true), (CURRENT, false)] {

@@ -4,8 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use mesh_tests::mesh::{Call, Decision};
-use mesh_tests::names::{CHECKOUT, HOST, INTRUDER};
-use mesh_tests::peer::{Dial, Peer};
+use mesh_tests::names::{CHECKOUT, HOST, INTRUDER, tcp};
+use mesh_tests::peer::Peer;
 use mesh_tests::{Mesh, Sandbox, agent, host};
 
 /// More than the least time between two records of a series.
@@ -128,10 +128,6 @@ from = ["shop/checkout"]
 to = ["shop/payments"]
 ports = ["http"]
 "#;
-
-fn tcp(to: &str) -> Dial {
-    Dial::tcp(to.parse().expect("an address"))
-}
 
 fn serve(mesh: &Mesh<'_>) -> Peer {
     let mut server = mesh.peer("system.slice/servers.service");

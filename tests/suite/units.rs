@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 
 use mesh_tests::guest;
+use mesh_tests::names::{CALLERS, tcp};
 use mesh_tests::package::Package;
-use mesh_tests::peer::{Dial, Outcome, binary};
+use mesh_tests::peer::{Outcome, binary};
 use mesh_tests::shop::{FILE, VIP};
 use mesh_tests::systemd::{Unit, run, server, wait_until};
 
@@ -15,21 +16,8 @@ use mesh_tests::systemd::{Unit, run, server, wait_until};
 const RESTARTS: usize = 50;
 const V1: &str = "127.0.0.1:8081";
 const V2: &str = "127.0.0.1:8082";
-/// The demo's services, as units.
+/// What the demo's callers may call, as units.
 const POLICY: &str = r#"
-[mesh]
-default = "deny"
-
-[[service]]
-name = "checkout"
-namespace = "shop"
-workload = { systemd = "checkout.service" }
-
-[[service]]
-name = "intruder"
-namespace = "dev"
-workload = { systemd = "intruder.service" }
-
 [[service]]
 name = "payments"
 namespace = "shop"
@@ -54,16 +42,13 @@ const DECISIONS: &str = "mesh_authorization_decisions_total";
 /// 64 hexadecimal digits, as container managers name containers.
 const ID: &str = "4f1f0f5a9d3b4c6e8f2a1b3c5d7e9f0a1b2c3d4e5f60718293a4b5c6d7e8f901";
 
-fn to(address: &str) -> Dial {
-    Dial::tcp(address.parse().expect("an address"))
-}
-
 /// The package with a policy in force, and both versions of payments.
 fn shop(policy: &str) -> (ManuallyDrop<Package>, [Unit; 2]) {
     guest::systemd_required().expect("a guest");
     let package = Package::keep();
-    package.write_policy(FILE, policy);
-    let probe = Unit::caller("nobody.service", &to(VIP), "");
+    let policy = format!("[mesh]\ndefault = \"deny\"\n\n{CALLERS}{policy}");
+    package.write_policy(FILE, &policy);
+    let probe = Unit::caller("nobody.service", &tcp(VIP), "");
     wait_until("the policy is in force", || probe.call() == "EPERM");
     let payments = [
         Unit::server("payments-v1.service", V1, "v1"),
@@ -85,8 +70,8 @@ fn counted(package: &Package, caller: &str, verdict: &str, least: usize) -> usiz
 fn restarted_services_are_known_before_their_first_connect() {
     let (package, _payments) = shop(POLICY);
     let host = counted(&package, "host", "denied", 1);
-    let checkout = Unit::caller("checkout.service", &to(VIP), "");
-    let around = Unit::caller("intruder.service", &to(V1), "");
+    let checkout = Unit::caller("checkout.service", &tcp(VIP), "");
+    let around = Unit::caller("intruder.service", &tcp(V1), "");
     for _ in 0..RESTARTS {
         checkout.restart();
         around.restart();
@@ -114,8 +99,8 @@ fn restarted_services_are_known_before_their_first_connect() {
 #[ignore = "needs systemd and the package: only for cargo xtask vm --systemd"]
 fn a_server_that_is_restarted_stays_guarded() {
     let (package, payments) = shop(POLICY);
-    let checkout = Unit::caller("checkout.service", &to(VIP), "");
-    let intruder = Unit::caller("intruder.service", &to(V2), "");
+    let checkout = Unit::caller("checkout.service", &tcp(VIP), "");
+    let intruder = Unit::caller("intruder.service", &tcp(V2), "");
     for _ in 0..5 {
         payments.iter().for_each(Unit::restart);
         assert_eq!(intruder.call(), "EPERM");
@@ -188,7 +173,7 @@ fn units_of_every_kind_are_told_apart() {
 
 /// What comes of a call from a scope, which systemd removes with its process.
 fn in_scope(slice: &str, scope: &str) -> String {
-    let request = serde_json::to_string(&to(VIP)).expect("a request");
+    let request = serde_json::to_string(&tcp(VIP)).expect("a request");
     let peer = binary();
     let peer = peer.to_str().expect("a path");
     let said = run(
@@ -218,12 +203,12 @@ fn in_scope(slice: &str, scope: &str) -> String {
 fn a_unit_with_a_network_of_its_own_is_judged_alike() {
     let (package, _payments) = shop(POLICY);
     let private = "PrivateNetwork=yes";
-    let intruder = Unit::caller("intruder.service", &to(VIP), private);
+    let intruder = Unit::caller("intruder.service", &tcp(VIP), private);
     assert_eq!(intruder.call(), "EPERM");
     let record = package.denials("dev/intruder").pop().expect("a record");
     assert_eq!(record["rule"], "default");
     // It may, and nobody is there.
-    let checkout = Unit::caller("checkout.service", &to(VIP), private);
+    let checkout = Unit::caller("checkout.service", &tcp(VIP), private);
     assert_eq!(checkout.call(), "ECONNREFUSED");
 }
 
@@ -238,8 +223,8 @@ fn systemd_may_listen_for_a_service() {
     let server = server("stdin", "v1", "StandardInput=socket");
     let _server = Unit::new("payments-v1.service", &server);
     socket.start();
-    let checkout = Unit::caller("checkout.service", &to(V1), "");
-    let intruder = Unit::caller("intruder.service", &to(V1), "");
+    let checkout = Unit::caller("checkout.service", &tcp(V1), "");
+    let intruder = Unit::caller("intruder.service", &tcp(V1), "");
     assert_eq!(intruder.call(), "EPERM");
     assert_eq!(checkout.call(), "v1", "it was started by this call");
 }
