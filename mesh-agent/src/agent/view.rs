@@ -8,7 +8,6 @@ use std::time::{Duration, UNIX_EPOCH};
 use mesh_common::{Counter, IPPROTO_UDP, Reason, flow_bit};
 use mesh_sys::memory;
 
-use super::ceiling::Ceiling;
 use super::leaving::Counts;
 use super::sweep::Findings;
 use super::tunnel::Tunnel;
@@ -276,21 +275,21 @@ impl Agent {
     }
 
     fn memory_view(&self, snapshot: &Snapshot) -> MemoryView {
-        let Ceiling {
-            budget,
-            is_shedding,
-            times,
-        } = &self.ceiling;
+        let MemoryState {
+            limit,
+            shedding,
+            shed,
+        } = snapshot.agent.memory;
         MemoryView {
             agent_bytes: resident_bytes().unwrap_or_default(),
             heap_bytes: memory::heap().map(|heap| heap.used),
             maps_bytes: snapshot.maps.iter().map(|map| map.memory_bytes).sum(),
             uses: UseView::of(&snapshot.maps),
-            limit_bytes: Some(budget.limit),
+            limit_bytes: Some(limit),
             policy_bytes: self.current().map_or(0, |current| current.needed),
-            policy_limit_bytes: budget.policy_bytes,
-            shedding: is_shedding.load(Ordering::Relaxed),
-            shed: times.load(Ordering::Relaxed),
+            policy_limit_bytes: self.ceiling.budget.policy_bytes,
+            shedding,
+            shed,
         }
     }
 

@@ -191,7 +191,7 @@ impl Dataplane {
         let touched = self.policy.apply(entries, revision, id_epoch)?;
         if old_epoch.is_some_and(|old| old != id_epoch) {
             self.stats.forget();
-            self.stats.make_room(false)?;
+            self.stats.make_room(true)?;
         }
         if self.ebpf.is_none() {
             self.sync_http()?;
@@ -304,7 +304,7 @@ impl Dataplane {
     ///
     /// The kernel refuses.
     pub(crate) fn allow_series(&mut self, allowed: bool) -> Result<(), DataplaneError> {
-        Ok(self.stats.make_room(!allowed)?)
+        Ok(self.stats.make_room(allowed)?)
     }
 
     /// Memory of all maps, bytes.

@@ -88,16 +88,16 @@ impl StatsMaps {
             split_counters: take(ebpf, "SPLIT_COUNTERS")?.try_into()?,
             affinity: take(ebpf, "AFFINITY")?.try_into()?,
         };
-        maps.make_room(false)?;
+        maps.make_room(true)?;
         Ok(maps)
     }
 
-    /// Says how many more series may be made: as many as there is room for, or none.
-    pub(super) fn make_room(&mut self, none: bool) -> Result<(), MapError> {
+    /// Says how many more series may be made: as many as there is room for if `allowed`, else none.
+    pub(super) fn make_room(&mut self, allowed: bool) -> Result<(), MapError> {
         for (map, kind) in LIMITED {
             let there = self.entries(map).unwrap_or_default() as u64;
             let room = u64::from(self.series).saturating_sub(there);
-            self.room.set(kind, if none { 0 } else { room }, 0)?;
+            self.room.set(kind, if allowed { room } else { 0 }, 0)?;
         }
         Ok(())
     }

@@ -181,7 +181,7 @@ fn weakness(key: &SubjectPublicKeyInfo<'_>) -> Option<String> {
 }
 
 /// SHA-256, as the TLS library computes it.
-pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
+pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     if let Some(suite) = TLS13_AES_128_GCM_SHA256.tls13() {
         digest.copy_from_slice(suite.common.hash_provider.hash(data).as_ref());

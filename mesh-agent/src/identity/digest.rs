@@ -10,12 +10,13 @@ impl Identity {
     pub fn server_name(&self) -> String {
         let path = self.uri("");
         let digest = sha256(path.as_bytes());
-        let hex: String = digest[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        format!("{hex}.mesh")
+        format!("{}.mesh", hex(&digest[..16]))
     }
+}
+
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -21,7 +21,9 @@ mod trust;
 mod verify;
 
 pub use self::bundle::{Bundle, Expiry, ExpiryKind, Loaded, Own, Problem};
+pub(crate) use self::certificate::sha256;
 pub use self::certificate::{Facts, Fingerprint, Serial, Unreadable};
+pub(crate) use self::digest::hex;
 pub use self::name::{Identity, InvalidIdentity};
 pub use self::peer::{Expected, Peer};
 pub use self::refusal::{Refusal, refused_by_peer};

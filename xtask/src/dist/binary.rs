@@ -13,7 +13,7 @@ use object::{
     read::elf::{FileHeader as _, ProgramHeader as _},
 };
 
-use super::{Source, arch::Arch, cross::set_linker, run_command, standard::Compiler};
+use super::{Source, arch::Arch, cross::set_compiler, run_command, standard::Compiler};
 use crate::{host, step::cargo};
 
 /// Builds the agent for `arch` and checks that it is what it should be.
@@ -52,22 +52,16 @@ fn set_environment(
     source: &Source,
 ) -> Result<()> {
     let target = arch.target().replace('-', "_");
-    let mut rust = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    let mut rust = Vec::new();
     let mut c = Vec::new();
     for (from, to) in places(compiler)? {
         rust.push(format!("--remap-path-prefix={}={to}", from.display()));
         c.push(format!("-ffile-prefix-map={}={to}", from.display()));
     }
-    if let Some(sysroot) = &compiler.sysroot {
-        rust.push(format!("--sysroot={}", sysroot.display()));
-    }
     command
-        .env("RUSTC", compiler.rustc)
         .env("SOURCE_DATE_EPOCH", &source.epoch)
-        .env("CARGO_ENCODED_RUSTFLAGS", rust.join("\x1f"))
-        .env(format!("CFLAGS_{target}"), c.join(" "))
-        .env_remove("RUSTFLAGS");
-    set_linker(command, arch);
+        .env(format!("CFLAGS_{target}"), c.join(" "));
+    set_compiler(command, arch, compiler, rust);
     Ok(())
 }
 

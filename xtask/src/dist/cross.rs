@@ -10,8 +10,18 @@ use super::standard::Compiler;
 /// Lets a cargo command build programs for `arch` that are linked statically, so that they run wherever its
 /// kernel does.
 pub(crate) fn set_environment(command: &mut Command, arch: Arch) -> Result<()> {
-    let compiler = Compiler::find(arch)?;
-    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    set_compiler(command, arch, &Compiler::find(arch)?, Vec::new());
+    Ok(())
+}
+
+/// The same with a compiler that was found, and more `flags` for it.
+pub(super) fn set_compiler(
+    command: &mut Command,
+    arch: Arch,
+    compiler: &Compiler,
+    mut flags: Vec<String>,
+) {
+    flags.push("-Ctarget-feature=+crt-static".to_owned());
     if let Some(sysroot) = &compiler.sysroot {
         flags.push(format!("--sysroot={}", sysroot.display()));
     }
@@ -20,11 +30,10 @@ pub(crate) fn set_environment(command: &mut Command, arch: Arch) -> Result<()> {
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env_remove("RUSTFLAGS");
     set_linker(command, arch);
-    Ok(())
 }
 
 /// Names the C compiler and linker, if they are not this machine's.
-pub(super) fn set_linker(command: &mut Command, arch: Arch) {
+fn set_linker(command: &mut Command, arch: Arch) {
     if arch != Arch::HOST {
         let target = arch.target().replace('-', "_");
         let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase());

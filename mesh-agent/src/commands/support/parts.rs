@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use hyper::{Method, StatusCode};
 
 use super::archive::Part;
@@ -13,6 +12,7 @@ use crate::admin;
 use crate::commands::doctor;
 use crate::config::AgentConfig;
 use crate::dataplane::survey;
+use crate::identity::{hex, sha256};
 
 /// Files of the policy that are looked at, at most.
 const MOST_FILES: usize = 1000;
@@ -137,19 +137,11 @@ fn policy(directory: &Path) -> String {
             true => fs::read(path),
             false => Err(std::io::ErrorKind::InvalidInput.into()),
         }) {
-            Ok(text) => format!(
-                "{}  {:>9}  {name}\n",
-                hex(digest(&SHA256, &text).as_ref()),
-                text.len()
-            ),
+            Ok(text) => format!("{}  {:>9}  {name}\n", hex(&sha256(&text)), text.len()),
             Err(error) => format!("not readable ({error})  {name}\n"),
         }
     };
     files.iter().map(line).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn examined(config: &AgentConfig) -> String {
