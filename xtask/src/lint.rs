@@ -29,6 +29,7 @@ pub(crate) fn run() -> Result<bool> {
     record("advisories", advisories(), &mut failed);
     record("attributes", attributes(), &mut failed);
     record("packaging", dist::check(), &mut failed);
+    record("units", units(), &mut failed);
 
     if failed.is_empty() {
         println!("\nlint: clean");
@@ -121,6 +122,34 @@ fn advisories() -> Result<()> {
         return Ok(());
     }
     step.finish(deny(&["advisories"]))
+}
+
+/// How much each unit may be exposed, in tenths, as systemd counts it. The usher has for the agent what the agent
+/// has not.
+const EXPOSURE: [(&str, &str); 3] = [
+    ("mesh-agent.service", "20"),
+    ("mesh-load.service", "20"),
+    ("mesh-usher@.service", "27"),
+];
+
+fn units() -> Result<()> {
+    let step = Step::start("units");
+    for (unit, most) in EXPOSURE {
+        let output = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--no-pager"])
+            .arg(format!("--threshold={most}"))
+            .arg(Path::new("packaging/systemd").join(unit))
+            .output()
+            .context("cannot run systemd-analyze")?;
+        let said = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            print!("{said}{}", String::from_utf8_lossy(&output.stderr));
+            bail!("{unit} is exposed more than {most} tenths");
+        }
+        println!("{}", said.lines().last().unwrap_or_default());
+    }
+    step.done();
+    Ok(())
 }
 
 /// An exception to a lint is an `expect` with its reason, which ends when it is not needed.

@@ -37,6 +37,7 @@ pub(crate) enum Need {
     CrossAmd64,
     CrossArm64,
     QemuUser,
+    SystemdAnalyze,
 }
 
 impl Need {
@@ -67,7 +68,7 @@ impl Need {
     pub(crate) const SYSTEMD: [Self; 1] = [Self::Debian];
     /// Those of `cargo xtask vm --arm64`, besides.
     pub(crate) const ON_ARM64: [Self; 3] = [Self::QemuArm, Self::QemuUser, Self::CrossArm64];
-    pub(crate) const LINT: [Self; 7] = [
+    pub(crate) const LINT: [Self; 8] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Rustfmt,
@@ -75,6 +76,7 @@ impl Need {
         Self::BpfClippy,
         Self::CargoDeny,
         Self::Shellcheck,
+        Self::SystemdAnalyze,
     ];
     /// Packages for this machine's architecture; `dist` knows what another one takes.
     pub(crate) const DIST: [Self; 6] = [
@@ -92,7 +94,7 @@ impl Need {
     /// What `demo --web` shows requests of.
     pub(crate) const WEB: [Self; 1] = [Self::Web];
     pub(crate) const FUZZ: [Self; 1] = [Self::CargoFuzz];
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::BpfCompiler,
         Self::BpfLinker,
         Self::Ip,
@@ -117,6 +119,7 @@ impl Need {
         Self::CargoAbout,
         Self::CargoCyclonedx,
         Self::Dpkg,
+        Self::SystemdAnalyze,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -141,6 +144,7 @@ impl Need {
             Self::Openssl => "openssl",
             Self::Chromium => "chromium and chromedriver",
             Self::Tmux => "tmux",
+            Self::SystemdAnalyze => "systemd-analyze",
             Self::Web => "nginx, wrk and curl",
             Self::Grpc => "gRPC for Python",
             Self::CargoDeb => "cargo-deb",
@@ -177,6 +181,7 @@ impl Need {
             Self::Tcpdump => "shows what crosses the wire in `demo --two-hosts`",
             Self::Openssl => "is another TLS implementation for the tests to meet",
             Self::Chromium => "looks at the page in the tests",
+            Self::SystemdAnalyze => "tells how far the units are confined",
             Self::Tmux => "is the terminal of `top` in the tests",
             Self::Web => {
                 "serve and send the requests that tests and `demo --web` count; not kept running"
@@ -224,6 +229,7 @@ impl Need {
             Self::Tcpdump => host::finds("tcpdump"),
             Self::Openssl => host::finds("openssl"),
             Self::Tmux => host::finds("tmux"),
+            Self::SystemdAnalyze => host::finds("systemd-analyze"),
             Self::Web => ["nginx", "wrk", "curl"].into_iter().all(host::finds),
             Self::Grpc => host::succeeds("/usr/bin/python3", &["-c", "import grpc"]),
             Self::Chromium => host::finds("chromium") && host::finds("chromedriver"),
@@ -260,6 +266,7 @@ impl Need {
             Self::Tcpdump => &["tcpdump"],
             Self::Openssl => &["openssl"],
             Self::Tmux => &["tmux"],
+            Self::SystemdAnalyze => &["systemd"],
             Self::Web => &["nginx", "wrk", "curl"],
             Self::Grpc => &["python3-grpcio"],
             // The fonts that text needs to have a width.
@@ -326,6 +333,7 @@ impl Need {
             ),
             (Self::Tcpdump, false) => Some("# put tcpdump on PATH"),
             (Self::Openssl, false) => Some("# put openssl on PATH"),
+            (Self::SystemdAnalyze, false) => Some("# put systemd-analyze on PATH"),
             (Self::Tmux, false) => Some("# put tmux on PATH"),
             (Self::Web, false) => Some("# put nginx, wrk and curl on PATH"),
             (Self::Grpc, false) => Some("# let /usr/bin/python3 import grpc"),
