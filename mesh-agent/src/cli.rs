@@ -145,6 +145,14 @@ pub enum Command {
         #[command(subcommand)]
         command: ca::Command,
     },
+    /// Look into network namespaces for the agent, which may not: it starts this itself, and answers it on
+    /// standard input.
+    #[command(hide = true)]
+    Usher {
+        /// Where a BPF file system may be mounted.
+        #[arg(long)]
+        bpffs: Option<PathBuf>,
+    },
     /// End enforcement: remove every program and map of the mesh from the kernel.
     ///
     /// The only way it ends without a reboot. Stop the agent first.

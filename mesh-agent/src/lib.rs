@@ -20,5 +20,6 @@ pub mod dataplane;
 pub mod http;
 pub mod identity;
 pub mod policy;
+pub mod sandbox;
 pub mod telemetry;
 pub mod tunnel;

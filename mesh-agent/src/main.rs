@@ -14,6 +14,7 @@ use mesh_agent::commands::{
     ca, check, doctor, explain, flows, status, suggest, support, top, unload,
 };
 use mesh_agent::config::{AgentConfig, DEFAULT_PATH, LogLevel};
+use mesh_agent::dataplane::usher;
 use mesh_agent::policy::compile::compile;
 use mesh_agent::policy::diagnostic::Diagnostic;
 use mesh_agent::policy::ids::Ids;
@@ -68,8 +69,20 @@ fn run(command: Command) -> u8 {
             with_config(&config, |config| support::run(&args, &config))
         }
         Command::Ca { command } => ca::run(&command, color()),
+        Command::Usher { bpffs } => usher(bpffs),
         Command::Unload { config } => {
             with_config(&config, |config| unload::run(&config.paths.bpffs))
+        }
+    }
+}
+
+fn usher(bpffs: Option<PathBuf>) -> u8 {
+    mesh_sys::memory::share_one_heap();
+    match usher::serve(io::stdin(), bpffs) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("mesh-agent usher: {error}");
+            FAILED
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A service manager as far as the agent needs one: it keeps file descriptors and passes them on, as
 //! systemd does (`sd_notify(3)`, `sd_listen_fds(3)`).
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -40,6 +41,8 @@ type Kept = Vec<(String, OwnedFd)>;
 pub struct Manager {
     path: PathBuf,
     kept: Arc<Mutex<Kept>>,
+    /// What agents have said besides, line by line.
+    said: Arc<Mutex<BTreeMap<String, usize>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,6 +57,8 @@ impl Manager {
         let socket = UnixDatagram::bind(&path)?;
         socket.set_read_timeout(Some(LOOK))?;
         let (kept, stop) = (Arc::<Mutex<Kept>>::default(), Arc::<AtomicBool>::default());
+        let said = Arc::<Mutex<BTreeMap<String, usize>>>::default();
+        let heard = Arc::clone(&said);
         let (theirs, told) = (Arc::clone(&kept), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
@@ -61,12 +66,16 @@ impl Manager {
                 let Ok((text, fd)) = receive(&socket) else {
                     continue;
                 };
+                for line in text.lines() {
+                    *lock(&heard).entry(line.into()).or_default() += 1;
+                }
                 take_in(&mut lock(&theirs), &text, fd);
             }
         });
         Ok(Self {
             path,
             kept,
+            said,
             stop,
             thread: Some(thread),
         })
@@ -80,6 +89,11 @@ impl Manager {
             .collect();
         names.sort_unstable();
         names
+    }
+
+    /// How often agents have said this so far.
+    pub fn said(&self, line: &str) -> usize {
+        lock(&self.said).get(line).copied().unwrap_or_default()
     }
 
     /// Keeps something that no agent has sent.
@@ -210,6 +224,6 @@ fn close_inherited() -> Result<()> {
     Ok(())
 }
 
-fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+fn lock<T>(kept: &Mutex<T>) -> MutexGuard<'_, T> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }

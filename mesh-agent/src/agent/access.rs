@@ -35,7 +35,9 @@ pub(super) struct AccessLog {
     queue: Option<SyncSender<Box<FlowView>>>,
     tokens: Mutex<Tokens>,
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Until it runs.
+    writer: Mutex<Option<(Writer, Receiver<Box<FlowView>>)>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -47,8 +49,8 @@ struct Shared {
 }
 
 impl AccessLog {
-    /// Starts the thread that writes; `None` if nothing is to be written.
-    pub(super) fn start(settings: &Settings) -> io::Result<Option<Self>> {
+    /// Prepares it; `None` if nothing is to be written.
+    pub(super) fn new(settings: &Settings) -> io::Result<Option<Self>> {
         if !settings.is_on() {
             return Ok(None);
         }
@@ -62,16 +64,25 @@ impl AccessLog {
             say: Instant::now() + SAY,
             opened: Instant::now(),
         };
-        let thread = thread::Builder::new()
-            .name("access-log".into())
-            .stack_size(256 << 10)
-            .spawn(move || writer.run(&waiting))?;
         Ok(Some(Self {
             queue: Some(queue),
             tokens: Mutex::new(Tokens::new(settings.rate)),
             shared,
-            thread: Some(thread),
+            writer: Mutex::new(Some((writer, waiting))),
+            thread: Mutex::new(None),
         }))
+    }
+
+    /// Starts the thread that writes.
+    pub(super) fn start(&self) -> io::Result<()> {
+        if let Some((writer, waiting)) = lock(&self.writer).take() {
+            let thread = thread::Builder::new()
+                .name("access-log".into())
+                .stack_size(256 << 10)
+                .spawn(move || writer.run(&waiting))?;
+            *lock(&self.thread) = Some(thread);
+        }
+        Ok(())
     }
 
     /// Writes a record, unless there are too many. Never waits.
@@ -103,7 +114,7 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         drop(self.queue.take());
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
+        if let Some(Err(_)) = lock(&self.thread).take().map(JoinHandle::join) {
             tracing::error!("the thread that writes the access log panicked");
         }
     }
@@ -240,7 +251,8 @@ mod tests {
             journald: false,
             rate: 5,
         };
-        let log = AccessLog::start(&settings).expect("started").expect("on");
+        let log = AccessLog::new(&settings).expect("prepared").expect("on");
+        log.start().expect("started");
         for seq in 0..50 {
             log.write(FlowView {
                 seq,

@@ -65,6 +65,11 @@ impl Flows {
         }
     }
 
+    /// Begins to write the access log, if there is one.
+    pub(super) fn start_access_log(&self) -> std::io::Result<()> {
+        self.access_log.as_ref().map_or(Ok(()), AccessLog::start)
+    }
+
     /// Remembers a record of the kernel's; `None` for one that cannot be decoded.
     pub(super) fn take(&self, record: Option<FlowRecord>, names: &Names) {
         match record {

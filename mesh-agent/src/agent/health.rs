@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use mesh_common::Address;
 
+use super::tunnel::Tunnel;
 use super::{Agent, lock};
 use crate::dataplane::{Hierarchy, runs_below};
 use crate::telemetry::snapshot::CanaryState;
@@ -51,6 +52,14 @@ impl Agent {
         if failed || repaired || self.policy_was_replaced() {
             self.reapply();
         }
+    }
+
+    /// Whether a new start would make nothing better: everybody answers, and nothing passes that must
+    /// not. What cannot be put back is no reason for one, because what this process holds would go with it.
+    pub(super) fn is_well(&self) -> bool {
+        let answers = lock(&self.tunnel).as_ref().is_none_or(Tunnel::answers);
+        let usher = self.usher.as_ref().is_none_or(|usher| usher.is_there());
+        answers && usher && lock(&self.health).canary != CanaryState::Failed
     }
 
     /// Remembers and says what was put back; whether anything was.

@@ -1,8 +1,8 @@
 //! Long flows while they live: their bytes in counters, and a record of those that move most.
 //!
 //! Comes in: sockets of every network namespace, with what the mesh remembers with them. Goes
-//! out: what counters must show at least, and records. One thread, because it moves between
-//! network namespaces; it looks at nothing while nothing of the mesh is open.
+//! out: what counters must show at least, and records. It looks at nothing while nothing of the mesh
+//! is open.
 
 mod pass;
 mod sums;
@@ -116,7 +116,13 @@ fn look(agent: &Agent, sockets: &OwnedFd, known: &mut Known) -> io::Result<()> {
         return Ok(());
     }
     let epoch = current.names.epoch;
-    let pass = Pass::of(sockets, epoch, agent.config.flows.updates, known)?;
+    let pass = Pass::of(
+        sockets,
+        agent.usher(),
+        epoch,
+        agent.config.flows.updates,
+        known,
+    )?;
     lock(&agent.live.sums).take(&closed.flows, &pass.moved, epoch);
     agent.live.skipped.fetch_add(pass.skipped, Relaxed);
     agent.live.unseen.fetch_add(pass.unseen, Relaxed);

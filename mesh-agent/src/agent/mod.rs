@@ -29,7 +29,7 @@ pub mod words;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::util::nr_cpus;
@@ -57,12 +57,13 @@ use self::tunnel::{Inherited, Tunnel, View};
 use crate::admin::{Rejected, Reloaded};
 use crate::budget::Budget;
 use crate::config::AgentConfig;
-use crate::dataplane::{Dataplane, DataplaneError, Options, Reader, Record};
+use crate::dataplane::{Dataplane, DataplaneError, Options, Reader, Record, Records, Usher};
 use crate::policy::diagnostic::Diagnostic;
 use crate::policy::ids::Ids;
 use crate::policy::model::{OnWeightChange, Policy, Split};
 use crate::policy::parse::Previous;
 use crate::policy::source::SourceSet;
+use crate::sandbox::{self, Files, Sandbox, SandboxError};
 use crate::telemetry::status::resident_bytes;
 
 /// Why the agent does not start.
@@ -82,6 +83,9 @@ pub enum StartError {
         /// What is needed, bytes.
         needed: u64,
     },
+    /// It cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// A thread or a watch.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -103,6 +107,9 @@ pub struct Agent {
     flows: Arc<Flows>,
     /// Requests that are followed here and not in the kernel.
     calls: Arc<Calls>,
+    /// `None` where the agent only loads the policy, or none can be had.
+    usher: Option<Arc<Usher>>,
+    sandbox: OnceLock<Sandbox>,
     /// `None` where the agent only loads the policy.
     tunnel: Mutex<Option<Tunnel>>,
     health: Mutex<Health>,
@@ -175,12 +182,15 @@ struct RejectedSet {
 
 impl Agent {
     /// Loads the kernel side, puts the policy in force and attaches the programs, in this
-    /// order. What an earlier agent left in force stays so until then.
+    /// order. What an earlier agent left in force stays so until then. No thread is started.
     ///
     /// # Errors
     ///
     /// Another agent is running, the kernel refuses, or there is no policy to enforce.
-    pub fn start(config: AgentConfig) -> Result<(Arc<Self>, Threads), StartError> {
+    pub fn load(
+        config: AgentConfig,
+        usher: Option<Arc<Usher>>,
+    ) -> Result<(Arc<Self>, Records), StartError> {
         let limit = config.limits.memory;
         let cpus = nr_cpus().map_err(|(_, error)| error)?;
         let budget = Budget::new(limit, cpus as u32)
@@ -192,6 +202,7 @@ impl Agent {
             log_level: config.log.kernel as u8,
             sockets: config.sockets.allowed,
             series: budget.series,
+            usher: usher.as_ref(),
         })?;
         for (hook, error) in dataplane.unserved() {
             tracing::warn!(
@@ -208,7 +219,7 @@ impl Agent {
         let flows = Arc::new(Flows::new(
             hierarchy.clone(),
             config.node.clone(),
-            AccessLog::start(&config.access_log)?,
+            AccessLog::new(&config.access_log)?,
         ));
         flows.keep(budget.flow_records);
         let denials = Denials::new(hierarchy, Arc::clone(&flows));
@@ -226,6 +237,8 @@ impl Agent {
             denials: Arc::new(Mutex::new(denials)),
             flows,
             calls: Arc::new(Calls::new(budget.http_bytes)),
+            usher,
+            sandbox: OnceLock::new(),
             tunnel: Mutex::new(None),
             health: Mutex::default(),
             ceiling: Ceiling::new(budget),
@@ -243,18 +256,49 @@ impl Agent {
         // The kernel object and its BTF are gone, and so is what reading the files took.
         memory::give_back();
         agent.ready.store(true, Ordering::Release);
-        let reader = Arc::clone(&agent);
+        Ok((agent, records))
+    }
+
+    /// Confines the process for good.
+    ///
+    /// # Errors
+    ///
+    /// There are threads already, or the kernel refuses.
+    fn confine(&self) -> Result<(), StartError> {
+        let files = Files::of(&self.config, lock(&self.dataplane).hierarchy().mount());
+        let sandbox = sandbox::enter(&files)?;
+        if sandbox.landlock.is_none() {
+            tracing::warn!(
+                "this kernel has no Landlock: the agent can open every file that root can"
+            );
+        }
+        tracing::info!(
+            capabilities = sandbox.capabilities.join(" "),
+            landlock = sandbox.landlock,
+            "confined"
+        );
+        let _ = self.sandbox.set(sandbox);
+        Ok(())
+    }
+
+    /// Starts to read records and to look at flows.
+    ///
+    /// # Errors
+    ///
+    /// There are no threads.
+    pub fn start(self: &Arc<Self>, records: Records) -> Result<Threads, StartError> {
+        self.flows.start_access_log()?;
+        let reader = Arc::clone(self);
         let each = move |record| match record {
             Record::Denial(record) => reader.record(record),
             Record::Flow(record) => reader.flow(record),
         };
-        let mut heads = Heads::new(Arc::clone(&agent.calls));
-        let threads = Threads {
+        let mut heads = Heads::new(Arc::clone(&self.calls));
+        Ok(Threads {
             _records: records.read(each, move |head| heads.take(head))?,
-            _sweeper: Sweeper::start(&agent)?,
-            _watcher: Watcher::start(&agent)?,
-        };
-        Ok((agent, threads))
+            _sweeper: Sweeper::start(self)?,
+            _watcher: Watcher::start(self)?,
+        })
     }
 
     /// Applies the files; if they are broken the last good ones; if there are none, what is in
@@ -404,8 +448,15 @@ impl Agent {
         let note = move |denial| lock(&denials).note(denial);
         let calls = Arc::clone(&self.calls);
         let dataplane = lock(&self.dataplane);
-        let warm = self.ceiling.budget.warm_connections;
-        let started = Tunnel::start(&self.config, &dataplane, inherited, calls, warm, note)?;
+        let started = Tunnel::start(
+            &self.config,
+            &dataplane,
+            self.usher.clone(),
+            inherited,
+            calls,
+            self.ceiling.budget.warm_connections,
+            note,
+        )?;
         drop(dataplane);
         let mut state = lock(&self.state);
         let view = match state.current.clone() {
@@ -546,6 +597,14 @@ impl Agent {
         if let Err(error) = lock(&self.dataplane).follow_flows(wanted) {
             tracing::error!(%error, "cannot ask for records of openings");
         }
+    }
+
+    /// Who looks into other network namespaces.
+    fn usher(&self) -> std::io::Result<&Usher> {
+        let missing = "there is no process that looks into other network namespaces (see the log)";
+        self.usher
+            .as_deref()
+            .ok_or_else(|| std::io::Error::other(missing))
     }
 
     fn current(&self) -> Option<Arc<Current>> {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_sys::{inherited, memory};
@@ -17,6 +19,7 @@ use super::watch::{CertificateWatch, CgroupWatch, Watch};
 use super::{Agent, StartError, lock};
 use crate::admin;
 use crate::config::AgentConfig;
+use crate::dataplane::Usher;
 use crate::identity::Identity;
 
 /// Quiet time after which a change of the files is taken for complete.
@@ -60,10 +63,14 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
     let drain = config.tunnel.drain;
     let watch = Watch::new(&config.paths.config_dir)?;
     let certificates = CertificateWatch::new()?;
-    let (agent, threads) = Agent::start(config)?;
+    let usher = find_usher(&config.paths.bpffs);
+    let (agent, records) = Agent::load(config, usher)?;
+    // Everything that takes more rights is done, and there is no other thread yet.
+    agent.confine()?;
+    let threads = agent.start(records)?;
     agent.start_tunnel(inherited)?;
     let running = server
-        .start(std::sync::Arc::clone(&agent) as _)
+        .start(Arc::clone(&agent) as _)
         .map_err(io::Error::other)?;
     notify(&[NotifyState::Ready]);
     tracing::info!("ready");
@@ -88,11 +95,21 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
 ///
 /// As at the start of [`run`].
 pub fn load(config: AgentConfig) -> Result<(), StartError> {
-    let (agent, threads) = Agent::start(config)?;
+    let (agent, _records) = Agent::load(config, None)?;
     agent.want_openings(false);
-    drop((threads, agent));
     tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
     Ok(())
+}
+
+/// Who looks into other network namespaces; without, those are left alone, and it is said.
+fn find_usher(bpffs: &Path) -> Option<Arc<Usher>> {
+    match Usher::find(bpffs) {
+        Ok(usher) => Some(usher),
+        Err(error) => {
+            tracing::error!(%error, "calls and flows in other network namespaces are not looked after");
+            None
+        }
+    }
 }
 
 /// How long the service manager is to wait for the end, microseconds.
@@ -102,9 +119,9 @@ fn time_to_stop(drain: Duration) -> u32 {
 }
 
 /// Names by which browsers may ask for this node: its own, and that of its certificate.
-fn host_names(node: &std::sync::Arc<str>) -> Vec<std::sync::Arc<str>> {
-    let certified = Identity::Node(std::sync::Arc::clone(node)).readable_name();
-    vec![std::sync::Arc::clone(node), certified.into()]
+fn host_names(node: &Arc<str>) -> Vec<Arc<str>> {
+    let certified = Identity::Node(Arc::clone(node)).readable_name();
+    vec![Arc::clone(node), certified.into()]
 }
 
 /// Blocks the signals the loop waits for, in every thread that is started later.
@@ -196,6 +213,9 @@ impl<'a> Loop<'a> {
             if Instant::now() >= self.health {
                 self.agent.check_health();
                 self.agent.follow_flows();
+                if self.agent.is_well() {
+                    notify(&[NotifyState::Watchdog]);
+                }
                 self.health = Instant::now() + HEALTH;
             }
         }

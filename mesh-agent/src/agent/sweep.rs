@@ -2,7 +2,7 @@
 //! are no longer allowed are cut.
 //!
 //! Comes in: that a policy is in force. Goes out: aborted sockets, late denials, what is left of
-//! flows to endpoints that leave. One thread, because it moves between network namespaces.
+//! flows to endpoints that leave. One thread: nothing here is urgent enough for more.
 
 mod once;
 
@@ -165,6 +165,7 @@ fn sweep(agent: &Agent, sockets: &OwnedFd, leavers: &mut Leavers, inbound: &mut 
         inbound,
         sockets,
         netns: 0,
+        own: 0,
         findings: Findings {
             supported: supported(&before),
             sweeps: before.sweeps + 1,

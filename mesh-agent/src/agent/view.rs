@@ -17,6 +17,7 @@ use crate::dataplane::{self, HTTP_HOOKS, Stats};
 use crate::identity::{Bundle, Identity};
 use crate::policy::model::{DefaultAction, Endpoint, Location, Service};
 use crate::policy::source::SourceSet;
+use crate::sandbox::Sandbox;
 use crate::telemetry::declared::Declared;
 use crate::telemetry::flows::{FlowQuery, FlowsDocument};
 use crate::telemetry::observed::{self, DecisionView, Observed};
@@ -26,7 +27,7 @@ use crate::telemetry::snapshot::{
 };
 use crate::telemetry::status::{
     HealthView, LiveView, LossView, MapView, MemoryView, PolicyView, ProgramView, RejectedView,
-    RepairView, SCHEMA_VERSION, Status, UseView, resident_bytes,
+    RepairView, SCHEMA_VERSION, SandboxView, Status, UseView, resident_bytes,
 };
 use crate::telemetry::time::unix_seconds;
 use crate::telemetry::tunnel::TunnelView;
@@ -119,6 +120,7 @@ impl Source for Agent {
             tunnel: snapshot.tunnel.clone(),
             denials: lock(&self.denials).recent.list(),
             health: self.health_view(),
+            sandbox: self.sandbox.get().map(sandbox_view),
         }
     }
 
@@ -319,6 +321,15 @@ impl Agent {
             rejected_unix_seconds: unix_seconds(rejected.when),
             diagnostics: rejected.diagnostics.clone(),
         })
+    }
+}
+
+fn sandbox_view(sandbox: &Sandbox) -> SandboxView {
+    let names = sandbox.capabilities.iter();
+    SandboxView {
+        capabilities: names.map(|name| (*name).to_owned()).collect(),
+        system_calls: sandbox.system_calls,
+        landlock: sandbox.landlock,
     }
 }
 

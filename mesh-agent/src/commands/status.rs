@@ -12,7 +12,7 @@ use crate::telemetry::denials::DenialView;
 use crate::telemetry::snapshot::CanaryState;
 use crate::telemetry::status::{
     Document, HealthView, LeavingView, LiveView, MapView, MemoryView, PolicyView, ProgramView,
-    SCHEMA_VERSION, Status,
+    SCHEMA_VERSION, SandboxView, Status,
 };
 use crate::telemetry::time::{rough, unix_seconds, utc};
 use crate::telemetry::tunnel::{CertificateView, TunnelView};
@@ -143,10 +143,31 @@ fn facts(status: &Status, now: f64) -> Vec<[String; 2]> {
     }
     facts.push(["memory".into(), memory(&status.memory)]);
     facts.push(["canary".into(), canary(&status.health, now)]);
+    if let Some(sandbox) = &status.sandbox {
+        facts.push(["confined".into(), confined(sandbox)]);
+    }
     if !status.tunnel.certificates.is_empty() {
         facts.push(["other nodes".into(), other_nodes(&status.tunnel)]);
     }
     facts
+}
+
+/// Which layers hold.
+fn confined(sandbox: &SandboxView) -> String {
+    let capabilities: Vec<_> = sandbox
+        .capabilities
+        .iter()
+        .map(|name| clean(name))
+        .collect();
+    let calls = match sandbox.system_calls {
+        true => "system calls filtered",
+        false => "system calls NOT FILTERED",
+    };
+    let files = match sandbox.landlock {
+        Some(version) => format!("files by Landlock {version}"),
+        None => "files not: this kernel has no Landlock".to_owned(),
+    };
+    format!("{}; {calls}; {files}", capabilities.join(" "))
 }
 
 /// How the last call that must be refused went, and what was put back last.

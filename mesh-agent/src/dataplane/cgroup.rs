@@ -5,9 +5,12 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mesh_common::global::ROOT_MAX;
 use mesh_sys::open_cgroup;
+
+use super::usher::Usher;
 
 /// A cgroup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Cgroup {
 pub struct Hierarchy {
     mount: PathBuf,
     root: PathBuf,
+    /// Who tells paths; by itself it can only with `CAP_DAC_READ_SEARCH`.
+    usher: Option<Arc<Usher>>,
 }
 
 impl Hierarchy {
@@ -39,7 +44,11 @@ impl Hierarchy {
                 .canonicalize()
                 .map_err(|error| with_path(error, root))?,
         };
-        let limited = Self { mount, root };
+        let limited = Self {
+            mount,
+            root,
+            usher: None,
+        };
         if !limited.root.starts_with(&limited.mount) {
             return Err(io::Error::other(format!(
                 "cgroup_root {} is not below the cgroup2 mount {}",
@@ -53,6 +62,17 @@ impl Hierarchy {
             )));
         }
         Ok(limited)
+    }
+
+    /// The same, with somebody to ask for paths.
+    pub(super) fn with_usher(self, usher: Arc<Usher>) -> Self {
+        let usher = Some(usher);
+        Self { usher, ..self }
+    }
+
+    /// Where all of it is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
     }
 
     /// The directory of the mesh's root cgroup.
@@ -94,6 +114,9 @@ impl Hierarchy {
 
     /// Path of the cgroup with this id, if it still exists and the kernel tells.
     pub fn path_of(&self, id: u64) -> Option<String> {
+        if let Some(usher) = &self.usher {
+            return usher.cgroup(id);
+        }
         let cgroup = open_cgroup(self.open().ok()?.as_fd(), id).ok()?;
         let shown = fs::read_link(format!("/proc/self/fd/{}", cgroup.as_raw_fd())).ok()?;
         let below = shown.strip_prefix(&self.mount).ok()?.to_str()?;

@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use mesh_sys::{AttachType, attach_program, effective_programs, open_pin, pin, program_by_id};
+use aya::Ebpf;
+use mesh_sys::{AttachType, attach_program, effective_programs, open_pin, pin};
 
 use super::DataplaneError;
 use super::cgroup::Hierarchy;
@@ -26,16 +27,17 @@ pub(super) struct Guard {
 struct Held {
     hooked: &'static Hooked,
     id: u32,
-    program: OwnedFd,
+    /// `None` for a tracepoint, which is not attached again.
+    program: Option<OwnedFd>,
     link: OwnedFd,
 }
 
 impl Guard {
     /// Takes hold of what is pinned. Tracepoints that this kernel does not offer are left out.
-    pub(super) fn new(pins: &Pins) -> Result<Self, DataplaneError> {
+    pub(super) fn new(pins: &Pins, ebpf: &Ebpf) -> Result<Self, DataplaneError> {
         let mut hooks = Vec::new();
         for hooked in HOOKS {
-            match Held::new(pins, hooked) {
+            match Held::new(pins, ebpf, hooked) {
                 Ok(held) => hooks.push(held),
                 Err(error) if hooked.attach_type.is_some() => return Err(error.into()),
                 Err(_) => {}
@@ -79,32 +81,43 @@ impl Guard {
 }
 
 impl Held {
-    fn new(pins: &Pins, hooked: &'static Hooked) -> io::Result<Self> {
+    fn new(pins: &Pins, ebpf: &Ebpf, hooked: &'static Hooked) -> io::Result<Self> {
         let gone = || io::Error::other(format!("the link of {} is gone", hooked.hook));
         let id = pinned_program(pins, hooked.program).ok_or_else(gone)?;
         Ok(Self {
             hooked,
             id,
-            program: program_by_id(id)?,
+            program: match hooked.attach_type {
+                Some(_) => Some(loaded(ebpf, hooked.program)?),
+                None => None,
+            },
             link: open_pin(&pins.link(hooked.program))?,
         })
     }
 
     /// Attaches the program anew if it does not act on `cgroup`; whether it had to be.
     fn attach_again(&mut self, cgroup: &File) -> io::Result<bool> {
-        let Some(hook) = self.hooked.attach_type else {
+        let (Some(hook), Some(program)) = (self.hooked.attach_type, &self.program) else {
             return Ok(false);
         };
         if self.acts(cgroup, hook)? {
             return Ok(false);
         }
-        self.link = attach_program(cgroup.as_fd(), self.program.as_fd(), hook)?;
+        self.link = attach_program(cgroup.as_fd(), program.as_fd(), hook)?;
         Ok(true)
     }
 
     fn acts(&self, cgroup: &File, hook: AttachType) -> io::Result<bool> {
         Ok(effective_programs(cgroup.as_fd(), hook)?.contains(&self.id))
     }
+}
+
+/// The program of this agent. Whoever asks for one by its id needs more rights.
+fn loaded(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
+    let program = ebpf.program(name);
+    let program = program.ok_or_else(|| io::Error::other(format!("no program {name}")))?;
+    let fd = program.fd().map_err(io::Error::other)?;
+    fd.as_fd().try_clone_to_owned()
 }
 
 /// Pins `object` at `path` if nothing is there; whether that was so.

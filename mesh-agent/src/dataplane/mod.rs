@@ -20,12 +20,14 @@ mod survey;
 mod table;
 mod tracefs;
 mod tunnel;
+pub mod usher;
 mod weight;
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use aya::Ebpf;
@@ -56,6 +58,7 @@ pub use self::stats::{Stats, Usage};
 pub use self::survey::survey;
 pub use self::table::Touched;
 pub(crate) use self::tunnel::TunnelMaps;
+pub use self::usher::Usher;
 pub use self::weight::maps_bytes;
 use crate::policy::compile::Entries;
 
@@ -72,6 +75,8 @@ pub struct Options<'a> {
     pub sockets: u32,
     /// How many series of each kind there may be.
     pub series: u32,
+    /// Who does what takes more rights than the agent keeps; `None` where nothing is kept running.
+    pub usher: Option<&'a Arc<Usher>>,
 }
 
 /// The kernel side.
@@ -98,8 +103,11 @@ impl Dataplane {
     ///
     /// Another agent is running, or the kernel refuses.
     pub fn load(options: Options<'_>) -> Result<(Self, Records), DataplaneError> {
-        let hierarchy = Hierarchy::find(options.cgroup_root)?;
-        let pins = Pins::take(options.bpffs)?;
+        let mut hierarchy = Hierarchy::find(options.cgroup_root)?;
+        if let Some(usher) = options.usher {
+            hierarchy = hierarchy.with_usher(Arc::clone(usher));
+        }
+        let pins = Pins::take(options.bpffs, options.usher.cloned())?;
         let globals = Globals {
             netns_cookie: netns_cookie()?,
             root: hierarchy.prefix(),
@@ -138,9 +146,9 @@ impl Dataplane {
         self.addresses.refresh()?;
         if let Some(mut ebpf) = self.ebpf.take() {
             programs::attach(&mut ebpf, &self.pins, &self.hierarchy)?;
+            self.guard = Some(Guard::new(&self.pins, &ebpf)?);
         }
         self.inherited.remove()?;
-        self.guard = Some(Guard::new(&self.pins)?);
         self.sync_http()
     }
 
@@ -309,12 +317,21 @@ impl Dataplane {
 
     /// Memory of all maps, bytes.
     pub(crate) fn memory(&self) -> u64 {
-        stats::memory_of_all(&self.pins)
+        self.weighed().iter().map(|map| map.memory).sum()
+    }
+
+    /// All maps, with the copies in policy maps, and not yet how many entries they have.
+    fn weighed(&self) -> Vec<Usage> {
+        let mut usage = stats::usage(&self.pins);
+        for map in &mut usage {
+            self.policy.add_usage(map);
+        }
+        usage
     }
 
     /// How full the maps are.
     pub fn usage(&self) -> Vec<Usage> {
-        let mut usage = stats::usage(&self.pins);
+        let mut usage = self.weighed();
         for map in &mut usage {
             let entries = self
                 .policy

@@ -1,10 +1,11 @@
-//! The network namespaces of this host.
+//! The network namespaces of this host, as the usher finds and enters them.
 //!
 //! One that nobody is in and nobody has mounted, but that some socket keeps, is not found.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +79,17 @@ pub(crate) fn all() -> BTreeMap<u64, PathBuf> {
 /// Opens what [`all`] found; `None` if it is gone.
 pub(crate) fn open(inode: u64, path: &Path) -> Option<Netns> {
     Netns::open(path).ok().filter(|netns| netns.inode == inode)
+}
+
+/// The ports that clients get from the kernel in the calling thread's namespace.
+pub(crate) fn client_ports() -> RangeInclusive<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let range = range.unwrap_or_default();
+    let mut bounds = range.split_whitespace().map(str::parse);
+    match (bounds.next(), bounds.next()) {
+        (Some(Ok(first)), Some(Ok(last))) => first..=last,
+        _ => 32_768..=60_999,
+    }
 }
 
 fn inode(path: &Path) -> Option<u64> {

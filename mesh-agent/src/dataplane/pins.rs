@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -18,12 +19,15 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use rustix::fs::{FlockOperation, flock};
 
+use super::usher::Usher;
+
 /// The pin directory, locked.
 #[derive(Debug)]
 pub struct Pins {
     root: PathBuf,
     directory: PathBuf,
     lock: File,
+    usher: Option<Arc<Usher>>,
 }
 
 /// Why the pin directory cannot be had.
@@ -44,17 +48,17 @@ pub enum PinsError {
 
 impl Pins {
     /// Takes the pin directory below `bpffs`, mounting a BPF file system there and making the
-    /// directories where they are missing.
+    /// directories where they are missing. An agent that may no longer mount has its usher do so.
     ///
     /// # Errors
     ///
     /// Another agent has it, or it cannot be made.
-    pub fn take(bpffs: &Path) -> Result<Self, PinsError> {
+    pub fn take(bpffs: &Path, usher: Option<Arc<Usher>>) -> Result<Self, PinsError> {
         let failed = |error: io::Error| PinsError::Io {
             path: bpffs.to_owned(),
             error,
         };
-        mount_if_needed(bpffs).map_err(failed)?;
+        mount_if_needed(bpffs, usher.as_deref()).map_err(failed)?;
         let root = bpffs.join("mesh");
         let directory = root.join(ABI_VERSION.to_string());
         fs::create_dir_all(directory.join("maps")).map_err(failed)?;
@@ -64,6 +68,7 @@ impl Pins {
             root,
             directory,
             lock,
+            usher,
         })
     }
 
@@ -83,6 +88,7 @@ impl Pins {
             root,
             directory,
             lock,
+            usher: None,
         }))
     }
 
@@ -105,7 +111,7 @@ impl Pins {
             return Ok(false);
         }
         let bpffs = self.root.parent().unwrap_or(&self.root).to_owned();
-        *self = Self::take(&bpffs)?;
+        *self = Self::take(&bpffs, self.usher.clone())?;
         Ok(true)
     }
 
@@ -187,12 +193,27 @@ fn lock(root: &Path) -> Result<File, PinsError> {
     }
 }
 
-fn mount_if_needed(bpffs: &Path) -> io::Result<()> {
+fn mount_if_needed(bpffs: &Path, usher: Option<&Usher>) -> io::Result<()> {
     fs::create_dir_all(bpffs)?;
-    if statfs(bpffs)?.filesystem_type() == BPF_FS_MAGIC {
+    if is_bpf(bpffs)? {
         return Ok(());
     }
     tracing::info!(path = %bpffs.display(), "mounting a BPF file system");
+    match usher {
+        Some(usher) => usher.mount_bpf(),
+        None => mount_bpf(bpffs),
+    }
+}
+
+fn is_bpf(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Mounts a BPF file system at `bpffs` unless there is one.
+pub(super) fn mount_bpf(bpffs: &Path) -> io::Result<()> {
+    if is_bpf(bpffs)? {
+        return Ok(());
+    }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), bpffs, Some("bpf"), flags, Some("mode=700"))?;
     Ok(())

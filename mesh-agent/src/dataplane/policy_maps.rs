@@ -16,6 +16,7 @@ use super::DataplaneError;
 use super::cgroup::{Cgroup, Hierarchy};
 use super::http;
 use super::pins::Pins;
+use super::stats::Usage;
 use super::table::{Inner, Table, Touched};
 use crate::policy::compile::Entries;
 use crate::policy::judge::InForce;
@@ -217,6 +218,23 @@ impl PolicyMaps {
             "SELECTORS" => self.selectors.len(slot),
             "CGROUPS" => Some(self.cgroups.keys().count()),
             _ => None,
+        }
+    }
+
+    /// Adds the copies that are in a policy map, if it is one.
+    pub(super) fn add_usage(&self, usage: &mut Usage) {
+        match usage.map {
+            "DESTINATIONS" => self.destinations.add_usage(usage),
+            "RULES" => self.rules.add_usage(usage),
+            "SUBJECTS" => self.subjects.add_usage(usage),
+            "UIDS" => self.uids.add_usage(usage),
+            "SPLITS" => self.splits.add_usage(usage),
+            "SCHEDULE" => self.schedule.add_usage(usage),
+            "ENDPOINTS" => self.endpoints.add_usage(usage),
+            "EGRESS" => self.egress.add_usage(usage),
+            "SOURCES" => self.sources.add_usage(usage),
+            "SELECTORS" => self.selectors.add_usage(usage),
+            _ => {}
         }
     }
 

@@ -1,17 +1,16 @@
 //! Counters as the kernel has them: ids instead of names, added up over the CPUs.
 
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 
 use aya::Ebpf;
 use aya::maps::{
-    Array, ArrayOfMaps, HashMap, Map, MapData, MapError, MapFd, MapType, PerCpuArray,
-    PerCpuHashMap, PerCpuValues,
+    Array, HashMap, MapData, MapError, MapType, PerCpuArray, PerCpuHashMap, PerCpuValues,
 };
 use aya::util::nr_cpus;
 use mesh_common::http::{RequestKey, RequestStats, UnparsedKey};
 use mesh_common::{
-    AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SLOTS, SplitKey, room,
+    AffinityKey, AffinityValue, Counter, DecisionKey, FlowKey, FlowStats, SplitKey, room,
 };
 
 use super::DataplaneError;
@@ -67,11 +66,6 @@ pub struct Usage {
     pub capacity: u64,
     /// Memory the kernel charges for it, bytes.
     pub memory: u64,
-}
-
-/// Memory of all maps, bytes.
-pub(super) fn memory_of_all(pins: &Pins) -> u64 {
-    usage(pins).iter().map(|map| map.memory).sum()
 }
 
 impl StatsMaps {
@@ -241,8 +235,8 @@ fn add_buckets(total: &mut [u64], cpu: &[u64]) {
     }
 }
 
-/// Capacity and memory of every pinned map and, for policy maps, of the copies in it. How many
-/// entries there are only the owner of a map knows.
+/// Capacity and memory of every pinned map, without the copies in policy maps. How many entries there are
+/// only the owner of a map knows.
 pub(super) fn usage(pins: &Pins) -> Vec<Usage> {
     MAPS.iter().filter_map(|map| usage_of(pins, map)).collect()
 }
@@ -254,25 +248,18 @@ fn usage_of(pins: &Pins, map: &'static str) -> Option<Usage> {
         map,
         entries: 0,
         capacity: 0,
-        memory: memory(data.fd()),
+        memory: memory(data.fd().as_fd()),
     };
-    if info.map_type().ok()? == MapType::ArrayOfMaps {
-        let outer: ArrayOfMaps<MapData> = Map::ArrayOfMaps(data).try_into().ok()?;
-        for inner in (0..SLOTS).filter_map(|slot| outer.get(&slot, 0).ok()) {
-            usage.capacity = usage
-                .capacity
-                .max(u64::from(inner.info().ok()?.max_entries()));
-            usage.memory += memory(inner.fd());
-        }
-    } else {
+    // How much the copies in a policy map hold, only who made them can ask.
+    if info.map_type().ok()? != MapType::ArrayOfMaps {
         usage.capacity = u64::from(info.max_entries());
     }
     Some(usage)
 }
 
 /// Memory of a map as the kernel accounts it.
-pub(super) fn memory(map: &MapFd) -> u64 {
-    let path = format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd());
+pub(super) fn memory(map: BorrowedFd<'_>) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", map.as_raw_fd());
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
     line.and_then(|bytes| bytes.trim().parse().ok())

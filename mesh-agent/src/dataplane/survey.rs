@@ -1,6 +1,7 @@
 //! What is pinned, as the kernel has it: with or without an agent.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
@@ -53,7 +54,7 @@ fn link(pin: &Path) -> String {
 fn map(pin: &Path) -> String {
     let read = || {
         let map = MapData::from_pin(pin)?;
-        Ok::<_, aya::maps::MapError>((map.info()?, memory(map.fd())))
+        Ok::<_, aya::maps::MapError>((map.info()?, memory(map.fd().as_fd())))
     };
     match read() {
         Ok((info, bytes)) => format!(

@@ -12,6 +12,7 @@ use mesh_common::{PrefixKey, RuleSlots, SLOTS};
 use mesh_sys::create_array_of_maps;
 
 use super::DataplaneError;
+use super::stats::{Usage, memory};
 
 /// `BPF_F_NO_PREALLOC`: memory for entries that are there, not for those that could be.
 const NO_PREALLOC: u32 = 1;
@@ -279,6 +280,14 @@ impl<M: Inner> Table<M> {
         match &self.copies[slot as usize] {
             Some(copy) => self.outer.set(slot, &copy.map, 0),
             None => Ok(()),
+        }
+    }
+
+    /// Adds the copies that this agent has made: the capacity of the largest, and all their memory.
+    pub(super) fn add_usage(&self, usage: &mut Usage) {
+        for copy in self.copies.iter().flatten() {
+            usage.capacity = usage.capacity.max(copy.capacity as u64);
+            usage.memory += memory(Inner::fd(&copy.map));
         }
     }
 

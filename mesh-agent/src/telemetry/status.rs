@@ -55,6 +55,20 @@ pub struct Status {
     /// Whether everything stays in force.
     #[serde(default)]
     pub health: HealthView,
+    /// What the agent can no longer do; `None` from an agent that does not say.
+    #[serde(default)]
+    pub sandbox: Option<SandboxView>,
+}
+
+/// What the agent can no longer do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxView {
+    /// The capabilities that are left.
+    pub capabilities: Vec<String>,
+    /// Whether system calls are filtered (seccomp).
+    pub system_calls: bool,
+    /// Version of the kernel's Landlock interface by which files are limited; `None` if they are not.
+    pub landlock: Option<u32>,
 }
 
 /// Whether everything stays in force.

@@ -10,8 +10,8 @@ use mesh_common::{FlowEnd, FlowEvent, FlowKey, FlowRecord, IPPROTO_TCP, SocketKe
 
 use super::sums::Moved;
 use crate::agent::since_boot;
-use crate::dataplane::netns::{self, Netns};
-use crate::dataplane::{KINDS, SockDiag, Socket, Wanted, state};
+use crate::dataplane::netns::Netns;
+use crate::dataplane::{KINDS, SockDiag, Socket, Usher, Wanted, state};
 
 /// Most flows that are looked at.
 const MOST: usize = 16_384;
@@ -47,6 +47,7 @@ impl Pass {
     /// Looks at the flows of all network namespaces.
     pub(super) fn of(
         sockets: &OwnedFd,
+        usher: io::Result<&Usher>,
         epoch: u64,
         age: Duration,
         before: &Known,
@@ -59,11 +60,8 @@ impl Pass {
             records: Vec::new(),
             pass: Self::default(),
         };
-        let own = Netns::current()?;
-        look.namespace(sockets)?;
-        let outcome = look.others(&own, sockets);
-        own.enter()?;
-        outcome?;
+        look.namespace(SockDiag::open()?, sockets)?;
+        look.others(usher?, sockets)?;
         Ok(look.finish())
     }
 }
@@ -71,20 +69,18 @@ impl Pass {
 impl Look<'_> {
     /// All namespaces but the agent's own. One that is gone or cannot be entered is left out: its
     /// flows are counted when they close.
-    fn others(&mut self, own: &Netns, sockets: &OwnedFd) -> io::Result<()> {
-        let mut namespaces = netns::all();
-        namespaces.remove(&own.inode);
-        for (inode, path) in &namespaces {
-            let entered = netns::open(*inode, path).is_some_and(|netns| netns.enter().is_ok());
-            if entered {
-                self.namespace(sockets)?;
+    fn others(&mut self, usher: &Usher, sockets: &OwnedFd) -> io::Result<()> {
+        let own = Netns::current()?.inode;
+        let namespaces = usher.all()?;
+        for inode in namespaces.into_iter().filter(|inode| *inode != own) {
+            if let Ok((socket, _)) = usher.diag(inode) {
+                self.namespace(SockDiag::on(socket), sockets)?;
             }
         }
         Ok(())
     }
 
-    fn namespace(&mut self, sockets: &OwnedFd) -> io::Result<()> {
-        let mut list = SockDiag::open()?;
+    fn namespace(&mut self, mut list: SockDiag, sockets: &OwnedFd) -> io::Result<()> {
         let wanted = Wanted {
             states: state::FLOWS,
             storage: Some(sockets.as_fd()),

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
 use std::time::Instant;
 
 use mesh_common::{DenialRecord, Hook, IPPROTO_TCP, Reason, SocketKey, Subject, Verdict};
@@ -12,9 +12,9 @@ use super::Findings;
 use crate::agent::inbound::{Found, Inbound, Suspect};
 use crate::agent::leaving::{Counts, Leavers};
 use crate::agent::{Agent, Current, lock, since_boot};
-use crate::dataplane::netns::{self, Netns};
+use crate::dataplane::netns::{Netns, client_ports};
 use crate::dataplane::{
-    Aborted, KINDS, Late, Leaving, Place, SockDiag, Socket, Standing, Wanted, state,
+    Aborted, KINDS, Late, Leaving, Place, SockDiag, Socket, Standing, Usher, Wanted, state,
 };
 
 /// Most times a list is read again because sockets were cut while it was read: those behind
@@ -30,8 +30,10 @@ pub(super) struct Sweep<'a> {
     pub(super) leavers: &'a mut Leavers,
     pub(super) inbound: &'a mut Inbound,
     pub(super) sockets: &'a OwnedFd,
-    /// The namespace the thread is in.
+    /// The namespace that is being looked at.
     pub(super) netns: u64,
+    /// The agent's own.
+    pub(super) own: u64,
     pub(super) findings: Findings,
 }
 
@@ -55,13 +57,12 @@ impl Sweep<'_> {
                 return false;
             }
         };
-        let mut namespaces = netns::all();
-        namespaces.remove(&own.inode);
         // Its own first: it is where most flows are.
-        self.netns = own.inode;
-        self.namespace(true);
-        for (inode, path) in &namespaces {
-            self.visit(*inode, path, |sweep| sweep.namespace(false));
+        self.own = own.inode;
+        self.visit(own.inode, Self::namespace);
+        let others = self.others();
+        for inode in &others {
+            self.visit(*inode, Self::namespace);
         }
         let Found {
             certain,
@@ -70,50 +71,59 @@ impl Sweep<'_> {
         } = self.inbound.end();
         self.findings.uncut += unsure;
         let abroad: BTreeSet<u64> = certain.iter().map(|suspect| suspect.netns).collect();
-        for (inode, path) in namespaces
-            .iter()
-            .filter(|(inode, _)| abroad.contains(inode))
-        {
-            self.visit(*inode, path, |sweep| sweep.cut_suspects(&certain));
+        for inode in others.iter().filter(|inode| abroad.contains(inode)) {
+            self.visit(*inode, |sweep| sweep.cut_suspects(&certain));
         }
-        if let Err(error) = own.enter() {
-            self.unreached(&error);
-            return again;
-        }
-        self.netns = own.inode;
-        self.cut_suspects(&certain);
+        self.visit(own.inode, |sweep| sweep.cut_suspects(&certain));
         again
     }
 
-    /// Does something in another network namespace, if it still exists.
-    fn visit(&mut self, inode: u64, path: &Path, what: impl FnOnce(&mut Self)) {
-        let Some(netns) = netns::open(inode, path) else {
-            return;
-        };
-        match netns.enter() {
-            Ok(()) => {
-                self.netns = inode;
-                what(self);
+    /// All namespaces but its own.
+    fn others(&mut self) -> Vec<u64> {
+        let mut others = match self.agent.usher().and_then(Usher::all) {
+            Ok(all) => all,
+            Err(error) => {
+                self.unreached(&error);
+                Vec::new()
             }
+        };
+        others.retain(|inode| *inode != self.own);
+        others
+    }
+
+    /// Does something in a network namespace, if it still exists.
+    fn visit(&mut self, inode: u64, what: impl FnOnce(&mut Self) -> io::Result<()>) {
+        self.netns = inode;
+        match what(self) {
+            // It is gone.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && inode != self.own => {}
             Err(error) => self.unreached(&error),
+            Ok(()) => {}
         }
     }
 
+    /// A socket to look into the namespace with, and the ports that clients get there.
+    fn diag(&self) -> io::Result<(SockDiag, RangeInclusive<u16>)> {
+        if self.netns == self.own {
+            return Ok((SockDiag::open()?, client_ports()));
+        }
+        let (socket, ports) = self.agent.usher()?.diag(self.netns)?;
+        Ok((SockDiag::on(socket), ports))
+    }
+
     /// Cuts those of this namespace.
-    fn cut_suspects(&mut self, suspects: &[Suspect]) {
+    fn cut_suspects(&mut self, suspects: &[Suspect]) -> io::Result<()> {
         let here: Vec<_> = suspects.iter().filter(|s| s.netns == self.netns).collect();
         if here.is_empty() {
-            return;
+            return Ok(());
         }
-        let mut abort = match SockDiag::open() {
-            Ok(abort) => abort,
-            Err(error) => return self.unreached(&error),
-        };
+        let (mut abort, _) = self.diag()?;
         let mut pass = Pass::default();
         for suspect in here {
             self.cut(&suspect.socket, &suspect.late, &mut abort, &mut pass);
         }
         self.findings.uncut += pass.uncut;
+        Ok(())
     }
 
     fn unreached(&mut self, error: &io::Error) {
@@ -121,19 +131,13 @@ impl Sweep<'_> {
         self.findings.why_unreached = error.to_string();
     }
 
-    /// Looks at the flows of the namespace the thread is in.
-    fn namespace(&mut self, own: bool) {
-        if let Err(error) = self.try_namespace(own) {
-            self.unreached(&error);
-        }
-    }
-
-    fn try_namespace(&mut self, own: bool) -> io::Result<()> {
-        let (mut list, mut abort) = (SockDiag::open()?, SockDiag::open()?);
+    /// Looks at the flows of the namespace.
+    fn namespace(&mut self) -> io::Result<()> {
+        let ((mut list, ephemeral), (mut abort, _)) = (self.diag()?, self.diag()?);
         let place = Place {
-            own,
+            own: self.netns == self.own,
             listening: listening(&mut list)?,
-            ephemeral: ephemeral(),
+            ephemeral,
         };
         for kind in KINDS {
             for number in 1.. {
@@ -268,17 +272,6 @@ fn listening(list: &mut SockDiag) -> io::Result<HashSet<u16>> {
         })?;
     }
     Ok(ports)
-}
-
-/// The ports that clients get from the kernel in this namespace.
-fn ephemeral() -> std::ops::RangeInclusive<u16> {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let range = range.unwrap_or_default();
-    let mut bounds = range.split_whitespace().map(str::parse);
-    match (bounds.next(), bounds.next()) {
-        (Some(Ok(first)), Some(Ok(last))) => first..=last,
-        _ => 32_768..=60_999,
-    }
 }
 
 /// A late denial as the kernel side would record it. Which process uses a socket by now the

@@ -1,26 +1,25 @@
 //! Where calls to other nodes are taken: a port of loopback in every network namespace.
 //!
-//! One thread, because it moves between network namespaces. It opens listeners where processes
-//! are, gives each worker its own, tells the kernel side, and closes them when the namespace has
-//! nobody left: a listener would keep it alive. The service manager keeps them while no agent runs, so
-//! that calls wait for the next one.
+//! One thread. It opens listeners where processes are, on sockets that the usher makes there, gives
+//! each worker its own, tells the kernel side, and closes them when the namespace has nobody left: a
+//! listener would keep it alive. The service manager keeps them while no agent runs, so that calls wait
+//! for the next one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use mesh_sys::netns_cookie;
+use mesh_sys::netns_cookie_of;
 use nix::errno::Errno;
 use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr, set_socket_reuseport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::fdstore::{FdStore, Kind, Whose};
 use super::wanted::{Findings, Wanted};
-use crate::dataplane::TunnelMaps;
-use crate::dataplane::netns::{self, Netns};
+use crate::dataplane::netns::Netns;
+use crate::dataplane::{TunnelMaps, Usher};
 
 /// Ports that are tried, outside the range the kernel gives to clients.
 const PORTS: std::ops::RangeInclusive<u16> = 15_001..=15_007;
@@ -62,6 +61,7 @@ type Hand = Box<dyn Fn(usize, Order) -> bool + Send>;
 pub(super) struct Listeners {
     wanted: Arc<Wanted>,
     maps: TunnelMaps,
+    usher: Option<Arc<Usher>>,
     /// Path of the cgroup the mesh is limited to; empty for the whole host.
     below: String,
     workers: usize,
@@ -73,8 +73,10 @@ pub(super) struct Listeners {
     /// Where connections of other nodes are taken.
     serving: Option<SocketAddr>,
     deaf: Option<String>,
-    /// The namespace that the agent was started in.
-    own: Option<Netns>,
+    /// The namespace that the agent is in, by inode.
+    own: u64,
+    /// The one that sockets are made in.
+    place: u64,
     /// Namespaces where none could be opened; said once.
     failed: BTreeMap<u64, String>,
 }
@@ -83,6 +85,7 @@ impl Listeners {
     pub(super) fn new(
         wanted: Arc<Wanted>,
         maps: TunnelMaps,
+        usher: Option<Arc<Usher>>,
         below: String,
         workers: usize,
         kept: FdStore,
@@ -91,6 +94,7 @@ impl Listeners {
         Self {
             wanted,
             maps,
+            usher,
             below,
             workers,
             hand,
@@ -98,7 +102,8 @@ impl Listeners {
             kept,
             serving: None,
             deaf: None,
-            own: None,
+            own: 0,
+            place: 0,
             failed: BTreeMap::new(),
         }
     }
@@ -106,19 +111,19 @@ impl Listeners {
     /// Works until it is told to stop. Calls go on to the same ports then, where they wait if the
     /// service manager keeps the listeners, and are refused if it does not.
     pub(super) fn run(mut self) {
-        self.own = Netns::current().ok();
+        self.own = Netns::current().map_or(0, |own| own.inode);
         let mut first = true;
         while let Some(want) = self.wanted.next() {
             self.serve(want.peers);
             let found = if want.calls {
-                netns::of_processes(&self.below)
+                self.namespaces()
             } else {
-                BTreeMap::new()
+                BTreeSet::new()
             };
             self.close_others(&found);
-            for (inode, path) in &found {
-                if !self.open.contains_key(inode) {
-                    self.try_open(*inode, path);
+            for inode in found {
+                if !self.open.contains_key(&inode) {
+                    self.try_open(inode);
                 }
             }
             if std::mem::take(&mut first) {
@@ -131,6 +136,21 @@ impl Listeners {
                 deaf: self.deaf.clone(),
                 unkept: self.kept.problem(),
             });
+        }
+    }
+
+    /// The namespaces that processes of the mesh are in; where nobody can tell, those with listeners and
+    /// the agent's own.
+    fn namespaces(&self) -> BTreeSet<u64> {
+        match self
+            .usher()
+            .and_then(|usher| usher.of_processes(&self.below))
+        {
+            Ok(found) => found.into_iter().collect(),
+            Err(error) => {
+                tracing::error!(%error, "cannot look for network namespaces");
+                self.open.keys().copied().chain([self.own]).collect()
+            }
         }
     }
 
@@ -161,12 +181,10 @@ impl Listeners {
     }
 
     fn try_serve(&mut self, at: SocketAddr) -> io::Result<()> {
-        if let Some(own) = &self.own {
-            own.enter()?;
-        }
+        self.place = self.own;
         let whose = Whose {
             kind: Kind::Peers,
-            netns: netns_cookie()?,
+            netns: netns_cookie_of(self.socket(false)?.as_fd())?,
         };
         let there = self.kept.take(whose, at);
         if there.is_empty() {
@@ -188,9 +206,9 @@ impl Listeners {
         Ok(())
     }
 
-    fn close_others(&mut self, found: &BTreeMap<u64, std::path::PathBuf>) {
-        self.failed.retain(|inode, _| found.contains_key(inode));
-        let gone = |inode: &u64| !found.contains_key(inode);
+    fn close_others(&mut self, found: &BTreeSet<u64>) {
+        self.failed.retain(|inode, _| found.contains(inode));
+        let gone = |inode: &u64| !found.contains(inode);
         let gone: Vec<u64> = self.open.keys().copied().filter(gone).collect();
         for inode in gone {
             if let Some(netns) = self.open.remove(&inode) {
@@ -212,12 +230,12 @@ impl Listeners {
         }
     }
 
-    fn try_open(&mut self, inode: u64, path: &Path) {
+    fn try_open(&mut self, inode: u64) {
         if self.open.len() >= MOST {
             self.failed.entry(inode).or_default();
             return;
         }
-        match self.open(inode, path) {
+        match self.open(inode) {
             Ok(Some(netns)) => {
                 self.failed.remove(&inode);
                 self.open.insert(inode, netns);
@@ -228,7 +246,7 @@ impl Listeners {
                 let error = error.to_string();
                 if self.failed.get(&inode) != Some(&error) {
                     tracing::error!(
-                        netns = %path.display(),
+                        netns = inode,
                         error,
                         "calls from this network namespace to other nodes are refused"
                     );
@@ -239,12 +257,12 @@ impl Listeners {
     }
 
     /// Opens listeners in a namespace and sends its calls there.
-    fn open(&mut self, inode: u64, path: &Path) -> io::Result<Option<u64>> {
-        let Some(netns) = netns::open(inode, path) else {
-            return Ok(None);
+    fn open(&mut self, inode: u64) -> io::Result<Option<u64>> {
+        self.place = inode;
+        let cookie = match self.socket(false) {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => return Ok(None),
+            socket => netns_cookie_of(socket?.as_fd())?,
         };
-        netns.enter()?;
-        let cookie = netns_cookie()?;
         let (port, sets) = self.bind(cookie)?;
         for (worker, listeners) in sets.into_iter().enumerate() {
             let netns = cookie;
@@ -348,12 +366,7 @@ impl Listeners {
     }
 
     fn listener(&mut self, at: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-        let family = match at {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket: OwnedFd = socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = self.socket(at.is_ipv6())?;
         set_socket_reuseaddr(&socket, true)?;
         set_socket_reuseport(&socket, shared)?;
         if at.is_ipv6() {
@@ -363,6 +376,25 @@ impl Listeners {
         bind(&socket, &at)?;
         listen(&socket, BACKLOG)?;
         Ok(socket.into())
+    }
+
+    fn usher(&self) -> io::Result<&Usher> {
+        self.usher
+            .as_deref()
+            .ok_or_else(|| io::Error::other("there is nobody to look for them"))
+    }
+
+    /// A socket where they are made now.
+    fn socket(&self, ipv6: bool) -> io::Result<OwnedFd> {
+        if self.place != self.own {
+            return self.usher()?.stream(self.place, ipv6);
+        }
+        let family = match ipv6 {
+            false => AddressFamily::INET,
+            true => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        Ok(socket_with(family, SocketType::STREAM, flags, None)?)
     }
 }
 

@@ -7,6 +7,7 @@ mod fdstore;
 mod inbound;
 mod listeners;
 mod outbound;
+mod pulse;
 mod shared;
 mod tap;
 mod told;
@@ -30,12 +31,13 @@ use tokio::sync::{mpsc, watch};
 
 use self::fdstore::FdStore;
 use self::listeners::Listeners;
+use self::pulse::Pulse;
 use self::shared::{Counters, Phase, Shared};
 pub(crate) use self::view::View;
 use self::wanted::{Want, Wanted};
 use super::calls::Calls;
 use crate::config::AgentConfig;
-use crate::dataplane::{Dataplane, DataplaneError};
+use crate::dataplane::{Dataplane, DataplaneError, Usher};
 use crate::identity::{Bundle, Store};
 use crate::telemetry::denials::DenialView;
 use crate::telemetry::tunnel::TunnelView;
@@ -49,6 +51,13 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// Stack of a worker: handshakes are what needs most.
 const STACK: usize = 512 << 10;
 
+/// As many as there are cores, up to a bound.
+fn workers() -> usize {
+    available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(MOST_WORKERS)
+}
+
 /// File descriptors that the service manager has passed on, with their names.
 pub(crate) type Inherited = Vec<(OwnedFd, String)>;
 
@@ -61,12 +70,6 @@ pub(crate) struct Tunnel {
     threads: Vec<JoinHandle<()>>,
 }
 
-fn workers() -> usize {
-    available_parallelism()
-        .map_or(1, NonZero::get)
-        .min(MOST_WORKERS)
-}
-
 impl Tunnel {
     /// Starts it without a policy: nothing is listened for yet. `inherited` is what the service manager
     /// has passed on, with its names. At most `warm` connections are kept ready.
@@ -77,6 +80,7 @@ impl Tunnel {
     pub(crate) fn start(
         config: &AgentConfig,
         dataplane: &Dataplane,
+        usher: Option<Arc<Usher>>,
         inherited: Inherited,
         calls: Arc<Calls>,
         warm: usize,
@@ -87,17 +91,19 @@ impl Tunnel {
         for problem in problems {
             tracing::error!("{problem}");
         }
+        let workers = workers();
         let shared = Arc::new(Shared {
             view: watch::Sender::new(Arc::default()),
             store,
             wanted: Arc::new(Wanted::default()),
             phase: watch::Sender::new(Phase::Running),
+            pulse: Pulse::new(workers),
             counters: Counters::default(),
             admission: Arc::default(),
             pool: Arc::default(),
             port: config.tunnel.listen.port(),
             calls,
-            warm: warm / workers(),
+            warm: warm / workers,
             note: Box::new(note),
         });
         let mut tunnel = Self {
@@ -106,23 +112,24 @@ impl Tunnel {
             drain: config.tunnel.drain,
             threads: Vec::new(),
         };
-        tunnel.start_threads(dataplane, FdStore::new(inherited))?;
+        tunnel.start_threads(dataplane, usher, FdStore::new(inherited))?;
         Ok(tunnel)
     }
 
     fn start_threads(
         &mut self,
         dataplane: &Dataplane,
+        usher: Option<Arc<Usher>>,
         kept: FdStore,
     ) -> Result<(), DataplaneError> {
-        let workers = workers();
+        let workers = self.shared.pulse.workers();
         let mut senders = Vec::new();
         for number in 0..workers {
             let (sender, orders) = mpsc::channel(ORDERS);
             senders.push(sender);
             let (shared, maps) = (Arc::clone(&self.shared), dataplane.tunnel()?);
             self.spawn(format!("tunnel-{number}"), move || {
-                if let Err(error) = worker::run(shared, maps, orders) {
+                if let Err(error) = worker::run(number, shared, maps, orders) {
                     tracing::error!(%error, "a tunnel worker cannot run");
                 }
             })?;
@@ -134,6 +141,7 @@ impl Tunnel {
         let listeners = Listeners::new(
             Arc::clone(&self.shared.wanted),
             dataplane.tunnel()?,
+            usher,
             dataplane.hierarchy().prefix().to_owned(),
             workers,
             kept,
@@ -196,6 +204,11 @@ impl Tunnel {
     /// Waits until calls are taken, for a moment.
     pub(crate) fn settle(&self) {
         self.shared.wanted.settle(SETTLE);
+    }
+
+    /// Whether every worker has answered since this was asked last.
+    pub(crate) fn answers(&self) -> bool {
+        self.shared.pulse.ask()
     }
 
     /// How it is.

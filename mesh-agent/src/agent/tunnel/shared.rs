@@ -10,6 +10,7 @@ use mesh_common::{Hook, Reason, Verdict};
 use tokio::sync::watch;
 
 use super::super::calls::Calls;
+use super::pulse::Pulse;
 use super::view::View;
 use super::wanted::Wanted;
 use crate::identity::Store;
@@ -35,6 +36,7 @@ pub(super) struct Shared {
     pub(super) view: watch::Sender<Arc<View>>,
     pub(super) store: Store,
     pub(super) wanted: Arc<Wanted>,
+    pub(super) pulse: Pulse,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) counters: Counters,
     pub(super) admission: Arc<AdmissionCounters>,

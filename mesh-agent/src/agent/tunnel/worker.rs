@@ -12,7 +12,7 @@ use tokio::net::TcpListener as AsyncListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::listeners::Order;
 use super::shared::{Phase, Recorder, Refused, Shared, count};
@@ -46,12 +46,13 @@ impl Drop for Room {
     }
 }
 
-/// Runs a worker until it has drained.
+/// Runs worker number so and so until it has drained.
 ///
 /// # Errors
 ///
 /// There is no runtime.
 pub(super) fn run(
+    number: usize,
     shared: Arc<Shared>,
     maps: TunnelMaps,
     orders: mpsc::Receiver<Order>,
@@ -62,7 +63,7 @@ pub(super) fn run(
         // Not a LocalSet: each wake of one of its tasks has the runtime look for events twice.
         .build_local(LocalOptions::default())?;
     let worker = Rc::new(Worker::new(shared, maps));
-    runtime.block_on(worker.work(orders));
+    runtime.block_on(worker.work(number, orders));
     Ok(())
 }
 
@@ -85,12 +86,14 @@ impl Worker {
         }
     }
 
-    async fn work(self: &Rc<Self>, mut orders: mpsc::Receiver<Order>) {
+    async fn work(self: &Rc<Self>, number: usize, mut orders: mpsc::Receiver<Order>) {
         let mut views = self.shared.view.subscribe();
         let mut bundles = self.shared.store.subscribe();
         let pool = self.pool.clone();
         spawn_local(async move { pool.run().await });
         let mut phases = self.shared.phase.subscribe();
+        let mut pulses = self.shared.pulse.subscribe();
+        let mut expiry = tokio::time::Instant::now() + EXPIRY;
         let mut taken: HashMap<u64, Vec<AbortHandle>> = HashMap::new();
         loop {
             tokio::select! {
@@ -110,7 +113,14 @@ impl Worker {
                     self.peers.trust(Arc::clone(&bundles.borrow_and_update()));
                     self.judge_again();
                 }
-                () = sleep(EXPIRY) => self.judge_again(),
+                Ok(()) = pulses.changed() => {
+                    self.shared.pulse.answer(number, *pulses.borrow_and_update());
+                }
+                // Not a time from now: the others come more often than that.
+                () = sleep_until(expiry) => {
+                    self.judge_again();
+                    expiry = tokio::time::Instant::now() + EXPIRY;
+                }
                 Ok(()) = phases.changed() => {
                     let Phase::Draining(deadline) = *phases.borrow_and_update() else {
                         continue;

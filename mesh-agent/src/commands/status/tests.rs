@@ -1,7 +1,9 @@
 //! The table, whole, and the exit codes.
 
 use super::*;
-use crate::telemetry::status::{HealthView, LossView, RejectedView, RepairView, UseView};
+use crate::telemetry::status::{
+    HealthView, LossView, RejectedView, RepairView, SandboxView, UseView,
+};
 use crate::telemetry::tunnel::PoolView;
 
 const NOW: f64 = 1_795_253_400.0;
@@ -50,6 +52,11 @@ fn healthy() -> Status {
             canary: CanaryState::Refused,
             ..HealthView::default()
         },
+        sandbox: Some(SandboxView {
+            capabilities: vec!["CAP_BPF".into(), "CAP_NET_ADMIN".into()],
+            system_calls: true,
+            landlock: Some(6),
+        }),
         ..Status::default()
     }
 }
@@ -73,14 +80,15 @@ fn a_healthy_agent_is_said_in_one_line() {
         "\
 OK: policy enforced by 2 programs
 
-node     edge-1 (trust domain mesh.local)
-agent    0.1.0, pid 812, up 3d 4h
-cgroup   /sys/fs/cgroup
-policy   revision 7, default deny, services 2, rules 3, splits 1
-applied  2026-11-21T09:17:55Z (12m 5s ago), took 3.1 ms, digest 0123abcd
-files    10-shop.toml 20-dev.toml
-memory   agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
-canary   refused, as it must be
+node      edge-1 (trust domain mesh.local)
+agent     0.1.0, pid 812, up 3d 4h
+cgroup    /sys/fs/cgroup
+policy    revision 7, default deny, services 2, rules 3, splits 1
+applied   2026-11-21T09:17:55Z (12m 5s ago), took 3.1 ms, digest 0123abcd
+files     10-shop.toml 20-dev.toml
+memory    agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
+canary    refused, as it must be
+confined  CAP_BPF CAP_NET_ADMIN; system calls filtered; files by Landlock 6
 
 programs
   HOOK      PROGRAM   STATE
@@ -162,11 +170,12 @@ rejected 2026-11-21T09:29:00Z:
   10-shop.toml:4:1: unknown field `wieght`
     help: did you mean `weight`?
 
-node    edge-1 (trust domain mesh.local)
-agent   0.1.0, pid 812, up 3d 4h
-cgroup  /sys/fs/cgroup
-memory  agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
-canary  refused, as it must be; 1m 30s ago put back: the pin of map RULES
+node      edge-1 (trust domain mesh.local)
+agent     0.1.0, pid 812, up 3d 4h
+cgroup    /sys/fs/cgroup
+memory    agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
+canary    refused, as it must be; 1m 30s ago put back: the pin of map RULES
+confined  CAP_BPF CAP_NET_ADMIN; system calls filtered; files by Landlock 6
 
 programs
   HOOK      PROGRAM   STATE

@@ -1,6 +1,6 @@
 //! Sockets of this host as the kernel lists them, and the call that aborts one.
 //!
-//! Comes in: a namespace the calling thread is in. Goes out: sockets, a datagram's worth at a
+//! Comes in: a socket in the network namespace in question. Goes out: sockets, a datagram's worth at a
 //! time, so that memory does not grow with their number.
 
 mod wire;
@@ -52,7 +52,7 @@ pub(crate) struct Wanted<'f> {
     pub(crate) info: bool,
 }
 
-/// A netlink socket for one network namespace: the one its thread is in when it is made.
+/// A netlink socket for one network namespace.
 pub(crate) struct SockDiag {
     socket: OwnedFd,
     buffer: Vec<u8>,
@@ -69,6 +69,7 @@ pub(crate) enum Aborted {
 }
 
 impl SockDiag {
+    /// For the calling thread's namespace.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -76,10 +77,15 @@ impl SockDiag {
             SockFlag::SOCK_CLOEXEC,
             SockProtocol::NetlinkSockDiag,
         )?;
-        Ok(Self {
+        Ok(Self::on(socket))
+    }
+
+    /// On a socket that the usher has made.
+    pub(crate) fn on(socket: OwnedFd) -> Self {
+        Self {
             socket,
             buffer: vec![0; BUFFER],
-        })
+        }
     }
 
     /// Hands the sockets of `kind` that are `wanted` to `each`, in batches. Sockets that come or go meanwhile may be missed.

@@ -1,0 +1,140 @@
+//! The usher's end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+
+use super::wire::{Answer, Question, receive, send_answer};
+use crate::dataplane::cgroup::Hierarchy;
+use crate::dataplane::netns::{self, Netns, client_ports};
+use crate::dataplane::pins::mount_bpf;
+use crate::sandbox;
+
+/// Answers what is asked on `connection` until it is closed. `bpffs` is where a BPF file system may be mounted;
+/// `None` under a service manager, where it would be the usher's alone.
+///
+/// # Errors
+///
+/// It cannot confine itself, or does not know its own network namespace.
+pub fn serve(connection: impl AsFd, bpffs: Option<PathBuf>) -> io::Result<()> {
+    if bpffs.is_some() {
+        // Whoever ends all of a session or a service means the agent, which may need a moment.
+        let mut ends = SigSet::empty();
+        for signal in [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT] {
+            ends.add(signal);
+        }
+        ends.thread_block()?;
+    }
+    let mut usher = Server {
+        own: Netns::current()?,
+        known: BTreeMap::new(),
+        hierarchy: Hierarchy::find(None).ok(),
+        bpffs,
+    };
+    sandbox::enter_as_usher().map_err(io::Error::other)?;
+    mesh_sys::memory::forget_code();
+    loop {
+        let (bytes, _) = receive(&connection)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let answer = match Question::from_bytes(&bytes) {
+            Some(question) => usher.answer(question),
+            None => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        };
+        send_answer(&connection, answer)?;
+    }
+}
+
+struct Server {
+    /// The namespace it is in between questions: it keeps none alive.
+    own: Netns,
+    /// Where namespaces can be opened, by inode.
+    known: BTreeMap<u64, PathBuf>,
+    hierarchy: Option<Hierarchy>,
+    bpffs: Option<PathBuf>,
+}
+
+impl Server {
+    fn answer(&mut self, question: Question) -> io::Result<Answer> {
+        match question {
+            Question::OfProcesses(below) => Ok(self.found(netns::of_processes(&below))),
+            Question::All => Ok(self.found(netns::all())),
+            Question::Stream { netns, ipv6 } => self.inside(netns, || stream(ipv6)),
+            Question::Diag(netns) => self.inside(netns, diag),
+            Question::Cgroup(id) => {
+                let path = self.hierarchy.as_ref().and_then(|all| all.path_of(id));
+                let bytes = path.ok_or_else(gone)?.into_bytes();
+                Ok(Answer { bytes, fd: None })
+            }
+            Question::MountBpf => {
+                let refused = || io::Error::from_raw_os_error(libc::EPERM);
+                mount_bpf(self.bpffs.as_deref().ok_or_else(refused)?)?;
+                Ok(Answer::default())
+            }
+        }
+    }
+
+    /// Remembers where to open namespaces; several threads of the agent ask, for all or for some.
+    fn found(&mut self, found: BTreeMap<u64, PathBuf>) -> Answer {
+        let bytes = found.keys().flat_map(|inode| inode.to_ne_bytes()).collect();
+        if self.known.len() > netns::MOST {
+            self.known.clear();
+        }
+        self.known.extend(found);
+        Answer { bytes, fd: None }
+    }
+
+    /// Does something in another namespace, and returns.
+    fn inside(
+        &mut self,
+        inode: u64,
+        what: impl FnOnce() -> io::Result<Answer>,
+    ) -> io::Result<Answer> {
+        let path = self.known.get(&inode).ok_or_else(gone)?;
+        let Some(netns) = netns::open(inode, path) else {
+            self.known.remove(&inode);
+            return Err(gone());
+        };
+        netns.enter()?;
+        let answer = what();
+        self.own.enter()?;
+        answer
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::ENOENT)
+}
+
+fn stream(ipv6: bool) -> io::Result<Answer> {
+    let family = match ipv6 {
+        false => AddressFamily::Inet,
+        true => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(family, SockType::Stream, flags, None)?;
+    Ok(Answer {
+        bytes: Vec::new(),
+        fd: Some(fd),
+    })
+}
+
+fn diag() -> io::Result<Answer> {
+    let fd = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkSockDiag,
+    )?;
+    let ports = client_ports();
+    let bounds = [ports.start().to_ne_bytes(), ports.end().to_ne_bytes()];
+    Ok(Answer {
+        bytes: bounds.concat(),
+        fd: Some(fd),
+    })
+}
