@@ -63,14 +63,19 @@ impl Package {
         run("dpkg-query", &["-W", "-f", "${Version}", "mesh-agent"])
     }
 
-    /// Panics unless both units are up and the agent says that nothing is wrong.
+    /// Panics unless the units are up and the agent says that nothing is wrong.
     #[track_caller]
     pub fn is_running(&self) {
         wait_until("the agent is active", || {
             property("mesh-agent.service", "ActiveState") == "active"
         });
         assert_eq!(property("mesh-load.service", "ActiveState"), "active");
-        for unit in ["mesh-agent.service", "mesh-load.service"] {
+        assert_eq!(property("mesh-usher.socket", "ActiveState"), "active");
+        for unit in [
+            "mesh-agent.service",
+            "mesh-load.service",
+            "mesh-usher.socket",
+        ] {
             assert_eq!(property(unit, "UnitFileState"), "enabled", "{unit}");
         }
         run("mesh-agent", &["status"]);
