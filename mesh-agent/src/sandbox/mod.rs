@@ -10,11 +10,16 @@ mod rights;
 
 use std::fs;
 use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::set_no_new_privs;
 
 pub use self::files::Files;
+
+/// How long threads that have ended may still be told of.
+const GONE: Duration = Duration::from_secs(1);
 
 /// Which layers hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,11 +85,16 @@ fn common() -> Result<(), SandboxError> {
         .map_err(|error| refused("core dumps")(error.into()))
 }
 
+/// A thread that has been joined is told of a moment longer: the kernel wakes whoever waits for it before it is gone.
 fn alone() -> Result<(), SandboxError> {
-    match fs::read_dir("/proc/self/task").map(Iterator::count) {
-        Ok(1) => Ok(()),
-        Ok(_) => Err(SandboxError::Threads),
-        Err(error) => Err(refused("threads")(error)),
+    let until = Instant::now() + GONE;
+    loop {
+        match fs::read_dir("/proc/self/task").map(Iterator::count) {
+            Ok(1) => return Ok(()),
+            Ok(_) if Instant::now() < until => sleep(Duration::from_millis(1)),
+            Ok(_) => return Err(SandboxError::Threads),
+            Err(error) => return Err(refused("threads")(error)),
+        }
     }
 }
 
