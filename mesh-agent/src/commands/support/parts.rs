@@ -76,7 +76,7 @@ pub(super) fn collect(config: &AgentConfig) -> (Vec<Part>, Vec<String>) {
     match journal() {
         Ok(lines) => parts.push(Part::new(
             "journal.txt",
-            "the agent's latest log lines",
+            "the latest log lines of the agent's units",
             lines,
         )),
         Err(problem) => notes.push(format!("journal.txt: {problem}")),
@@ -156,6 +156,8 @@ fn journal() -> Result<String, String> {
     let output = Command::new("journalctl")
         .args([
             "--unit=mesh-agent",
+            "--unit=mesh-load",
+            "--unit=mesh-usher@*",
             "--lines=2000",
             "--no-pager",
             "--output=short-iso",
