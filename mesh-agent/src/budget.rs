@@ -74,8 +74,8 @@ const fn series_bytes(cpus: u32) -> u64 {
     elements as u64 + counters as u64 * cpus as u64
 }
 
-/// What is there in any case: the agent's code and threads, its part of the kernel's ring
-/// buffers, and maps that verdicts depend on. Measured; see `cargo xtask bench memory`.
+/// What is there in any case: the agent's code and threads, its usher, its part of the kernel's
+/// ring buffers, and maps that verdicts depend on. Measured; see `cargo xtask bench memory`.
 const BASE: u64 = 12 << 20;
 const LEAST_SERIES: u64 = 64;
 /// As many as their maps hold.

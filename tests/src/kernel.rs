@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::hash::Hash;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuHashMap};
+use aya::maps::{Array, ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap};
 use aya::programs::links::{FdLink, PinnedLink};
-use mesh_common::{Active, PolicyHeader};
+use mesh_common::{Active, PolicyHeader, SLOTS};
 use mesh_sys::{AttachType, effective_programs};
 
 use crate::sandbox::Sandbox;
@@ -102,6 +102,36 @@ pub fn policy(sandbox: &Sandbox) -> io::Result<Option<PolicyHeader>> {
     };
     let header = headers.map_err(io::Error::other)?.get(&slot, 0);
     header.map(Some).map_err(io::Error::other)
+}
+
+/// Memory of a pinned map of maps with all that is in it, bytes.
+///
+/// # Errors
+///
+/// The kernel's, or it is of another type.
+pub fn memory_with_inner(sandbox: &Sandbox, name: &str) -> io::Result<u64> {
+    let data = MapData::from_pin(sandbox.map_pin(name)).map_err(io::Error::other)?;
+    let outer = memory(data.fd().as_fd())?;
+    let map: ArrayOfMaps<MapData> = Map::ArrayOfMaps(data)
+        .try_into()
+        .map_err(io::Error::other)?;
+    let mut all = outer;
+    for slot in 0..SLOTS {
+        match map.get(&slot, 0) {
+            Ok(inner) => all += memory(inner.fd().as_fd())?,
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    Ok(all)
+}
+
+/// Memory of a map as the kernel accounts it, bytes.
+fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("memlock:"));
+    let bytes = line.and_then(|bytes| bytes.trim().parse().ok());
+    bytes.ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// A pinned hash map.

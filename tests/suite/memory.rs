@@ -277,6 +277,71 @@ fn above_the_ceiling_telemetry_goes_first() {
 }
 
 #[test]
+fn what_an_earlier_agent_left_is_freed_and_everything_else_is_counted() {
+    /// Maps of the policy that grow with it, each with a copy in each slot.
+    const MAPS: [&str; 4] = ["DESTINATIONS", "RULES", "ENDPOINTS", "SELECTORS"];
+    let told = |sandbox: &Sandbox, map: &str| {
+        let document = status(sandbox).expect("status").1;
+        let maps = document["maps"].as_array().expect("maps").clone();
+        let found = maps.iter().find(|found| found["map"] == map);
+        found.expect("the map")["memory_bytes"].as_u64()
+    };
+    let held = |sandbox: &Sandbox, map: &str| {
+        kernel::memory_with_inner(sandbox, map).expect("the kernel tells")
+    };
+    host::run("weight", |sandbox| {
+        let mut shop = Shop::open(sandbox).expect("a shop");
+        limit(sandbox, "128MiB");
+        sandbox
+            .write_policy(DROP_IN, &services(0, 2000))
+            .expect("written");
+        let agent = start(sandbox);
+        shop.is_guarded();
+        for map in MAPS {
+            assert_eq!(told(sandbox, map), Some(held(sandbox, map)), "{map}");
+        }
+        let once = held(sandbox, "DESTINATIONS");
+        // Its own copies are both counted.
+        sandbox
+            .write_policy(DROP_IN, &services(0, 2001))
+            .expect("written");
+        until(NOTICE, "it is in force", || {
+            status(sandbox).expect("status").1["policy"]["services"] == 2004
+        });
+        for map in MAPS {
+            assert_eq!(told(sandbox, map), Some(held(sandbox, map)), "{map}");
+        }
+        let twice = held(sandbox, "DESTINATIONS");
+        assert!(twice > once * 3 / 2, "{twice}, {once}");
+        // The next agent may not look at what this one leaves.
+        drop(agent);
+        assert_eq!(held(sandbox, "DESTINATIONS"), twice);
+        let _agent = start(sandbox);
+        shop.is_guarded();
+        for map in MAPS {
+            assert_eq!(told(sandbox, map), Some(held(sandbox, map)), "{map}");
+        }
+        let left = held(sandbox, "DESTINATIONS");
+        assert!(left < twice * 3 / 4, "{left}, {twice}");
+        // What takes the place of a freed copy is as good as any.
+        for count in [2002, 2003] {
+            sandbox
+                .write_policy(DROP_IN, &services(0, count))
+                .expect("written");
+            until(NOTICE, "it is in force", || {
+                status(sandbox).expect("status").1["policy"]["services"] == count + 3
+            });
+            shop.is_guarded();
+            let last = shop.intruder.dial_once(Dial::tcp(vip(count - 1)));
+            assert_eq!(last.expect("an outcome").errno(), Some("EPERM"));
+            for map in MAPS {
+                assert_eq!(told(sandbox, map), Some(held(sandbox, map)), "{map}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_small_host_with_a_hundred_services_and_two_thousand_flows_fits() {
     /// What the agent's code, stacks and its view of the ring buffers take in RAM; measured with
     /// a release build by `cargo xtask bench memory`, which this build is not.
@@ -316,7 +381,9 @@ fn a_small_host_with_a_hundred_services_and_two_thousand_flows_fits() {
         let memory = &document["memory"];
         let bytes = |name: &str| memory[name].as_u64().expect("a number");
         let sockets = 2 * u64::from(FLOWS) * SOCKET;
-        let all = bytes("heap_bytes") + bytes("maps_bytes") + sockets + CODE;
+        let usher = bytes("usher_bytes");
+        assert!(usher > 0 && usher < 2 << 20, "{memory:#}");
+        let all = bytes("heap_bytes") + usher + bytes("maps_bytes") + sockets + CODE;
         assert!(all < 32 << 20, "{all}: {memory:#}");
         assert_eq!(memory["shedding"], false);
         // What was set aside for the policy is enough for its maps.

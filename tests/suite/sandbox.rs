@@ -87,6 +87,15 @@ fn every_thread_keeps_two_capabilities_and_the_usher_four() {
             said["capabilities"],
             serde_json::json!(["CAP_BPF", "CAP_NET_ADMIN"])
         );
+        // What it takes counts against the ceiling.
+        let counted = document["memory"]["usher_bytes"].as_u64();
+        let own = &told(&usher.to_string())["RssAnon"];
+        let own: u64 = own.trim_end_matches(" kB").parse().expect("a number");
+        let counted = counted.expect("a number");
+        assert!(
+            counted > 0 && counted.abs_diff(own << 10) <= 256 << 10,
+            "{counted}, {own} kB"
+        );
         // Neither outlives the agent.
         agent.kill().expect("killed");
         until(Duration::from_secs(5), "the usher ends", || {

@@ -1,4 +1,4 @@
-//! Keeps the agent and its maps below their ceiling: what only tells of verdicts goes first.
+//! Keeps the agent, its usher and its maps below their ceiling: what only tells of verdicts goes first.
 //!
 //! Everything that can grow has a bound (see [`Budget`]), and a policy that does not fit is refused. What
 //! is done here is for what the bounds do not foresee.
@@ -74,7 +74,7 @@ impl Agent {
     /// Gives up what only tells of verdicts while memory is above the ceiling.
     pub(super) fn keep_below_ceiling(&self) {
         let maps = lock(&self.dataplane).memory();
-        let used = || resident_bytes().unwrap_or_default() + maps;
+        let used = || resident_bytes().unwrap_or_default() + self.usher_bytes() + maps;
         let limit = self.ceiling.budget.limit;
         let calm = limit - limit / 8;
         if used() > calm {
@@ -97,6 +97,11 @@ impl Agent {
             let used = mebibytes(used);
             tracing::info!(used, "memory is below its limit again");
         }
+    }
+
+    /// Memory of the usher, if there is one.
+    pub(super) fn usher_bytes(&self) -> u64 {
+        self.usher.as_ref().map_or(0, |usher| usher.memory())
     }
 
     fn shed(&self, shed: bool) {

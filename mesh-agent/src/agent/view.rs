@@ -287,6 +287,7 @@ impl Agent {
             heap_bytes: memory::heap().map(|heap| heap.used),
             maps_bytes: snapshot.maps.iter().map(|map| map.memory_bytes).sum(),
             uses: UseView::of(&snapshot.maps),
+            usher_bytes: self.usher_bytes(),
             limit_bytes: Some(limit),
             policy_bytes: self.current().map_or(0, |current| current.needed),
             policy_limit_bytes: self.ceiling.budget.policy_bytes,

@@ -265,7 +265,11 @@ fn memory(memory: &MemoryView) -> String {
             size(most)
         ),
     };
-    format!("agent {agent}{heap}, BPF maps {maps}{uses}{limit}{policy}")
+    let usher = match memory.usher_bytes {
+        0 => String::new(),
+        bytes => format!(", usher {}", size(bytes)),
+    };
+    format!("agent {agent}{heap}{usher}, BPF maps {maps}{uses}{limit}{policy}")
 }
 
 fn programs(programs: &[ProgramView]) -> Vec<[String; 3]> {

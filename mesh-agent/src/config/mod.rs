@@ -140,7 +140,7 @@ impl AccessLog {
 /// Bounds on what the agent uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory of the agent and its BPF maps together, bytes.
+    /// Memory of the agent, its usher and its BPF maps together, bytes.
     pub memory: u64,
 }
 

@@ -225,13 +225,18 @@ impl Dataplane {
     }
 
     /// Waits until no program reads the policy that was in force before the last
-    /// [`Self::apply`], so that the next one may write over it.
+    /// [`Self::apply`], so that the next one may write over it. If an earlier agent put that in force, its memory is
+    /// given back: see [`Self::usage`].
     ///
     /// # Errors
     ///
     /// The kernel refuses.
     pub fn quiesce(&mut self) -> Result<(), DataplaneError> {
-        Ok(self.policy.quiesce()?)
+        self.policy.quiesce()?;
+        if let Err(error) = self.policy.drop_inherited() {
+            tracing::warn!(%error, "memory of an earlier agent's policy is neither given back nor counted");
+        }
+        Ok(())
     }
 
     /// What was counted so far.
@@ -329,7 +334,8 @@ impl Dataplane {
         usage
     }
 
-    /// How full the maps are.
+    /// How full the maps are. A policy that an earlier agent has left in force is not in it: asking for its maps takes
+    /// CAP_SYS_ADMIN.
     pub fn usage(&self) -> Vec<Usage> {
         let mut usage = self.weighed();
         for map in &mut usage {

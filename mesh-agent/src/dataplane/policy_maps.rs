@@ -246,6 +246,19 @@ impl PolicyMaps {
         }
     }
 
+    /// Lets go of what an earlier agent has left in the slot that is not in force: nobody can tell any more how much memory
+    /// it takes. To be called when nobody reads it, so after [`Self::quiesce`].
+    pub(super) fn drop_inherited(&mut self) -> Result<(), MapError> {
+        let Some(active) = self.active_slot()? else {
+            return Ok(());
+        };
+        let other = (active + 1) % SLOTS;
+        if self.destinations.is_inherited(other) {
+            self.write(other, &Entries::default())?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, slot: u32, entries: &Entries) -> Result<Touched, MapError> {
         let mut touched = self.destinations.write(slot, &entries.destinations)?;
         touched += self.rules.write(slot, &entries.rules)?;

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use aya::Pod;
 use aya::maps::lpm_trie::{self, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, HashMap, InnerMap, IterableMap, Map, MapData, MapError};
+use aya::maps::{
+    Array, ArrayOfMaps, FromMapData, HashMap, InnerMap, IterableMap, Map, MapData, MapError,
+};
 use mesh_common::{PrefixKey, RuleSlots, SLOTS};
 use mesh_sys::create_array_of_maps;
 
@@ -45,7 +47,7 @@ impl AddAssign for Touched {
 }
 
 /// A kind of inner map.
-pub(super) trait Inner: InnerMap + Sized {
+pub(super) trait Inner: InnerMap + FromMapData {
     /// What one entry is, with its key.
     type Entry: Clone + PartialEq;
 
@@ -281,6 +283,13 @@ impl<M: Inner> Table<M> {
             Some(copy) => self.outer.set(slot, &copy.map, 0),
             None => Ok(()),
         }
+    }
+
+    /// Whether an earlier agent has left something in `slot`: this one can neither read it nor tell how much memory it
+    /// takes.
+    pub(super) fn is_inherited(&self, slot: u32) -> bool {
+        let is_empty = || matches!(self.outer.get(&slot, 0), Err(MapError::KeyNotFound));
+        self.copies[slot as usize].is_none() && !is_empty()
     }
 
     /// Adds the copies that this agent has made: the capacity of the largest, and all their memory.

@@ -60,6 +60,20 @@ pub fn resident_bytes() -> Option<u64> {
     Process::read().resident_bytes
 }
 
+/// Memory of this process that is in RAM and of no file.
+pub fn anonymous_bytes() -> Option<u64> {
+    anonymous_of(&fs::read_to_string("/proc/self/status").ok()?)
+}
+
+/// See proc_pid_status(5).
+fn anonymous_of(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 fn open_fds() -> Option<u64> {
     let listed = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
     // One of them is the directory that is being listed.
@@ -69,6 +83,14 @@ fn open_fds() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_of_no_file_is_told_in_bytes() {
+        let status = "VmRSS:\t    1680 kB\nRssAnon:\t     104 kB\nRssFile:\t    1576 kB\n";
+        assert_eq!(anonymous_of(status), Some(104 << 10));
+        assert_eq!(anonymous_of("Name:\tmesh-agent\n"), None);
+        assert!(anonymous_bytes() > Some(0));
+    }
 
     #[test]
     fn a_name_with_parentheses_shifts_nothing() {

@@ -10,7 +10,7 @@ use super::denials::DenialView;
 use super::snapshot::{CanaryState, LiveFlows, MapUsage, ProgramState, Snapshot};
 use super::tunnel::TunnelView;
 
-pub use super::process::resident_bytes;
+pub use super::process::{anonymous_bytes, resident_bytes};
 
 /// Version of the document's form.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -157,7 +157,10 @@ pub struct MemoryView {
     pub agent_bytes: u64,
     /// Of the BPF maps.
     pub maps_bytes: u64,
-    /// What both together may use, if it is limited.
+    /// Of the agent's usher, in RAM, besides code that it shares with the agent; 0 if there is none.
+    #[serde(default)]
+    pub usher_bytes: u64,
+    /// What all of these together may use, if it is limited.
     pub limit_bytes: Option<u64>,
     /// Of `agent_bytes` what is in use on the heap, if the C library tells.
     #[serde(default)]
@@ -417,7 +420,7 @@ impl MapView {
 
 impl MemoryView {
     fn problem(&self) -> Option<String> {
-        let used = self.agent_bytes + self.maps_bytes;
+        let used = self.agent_bytes + self.usher_bytes + self.maps_bytes;
         let limit = self
             .limit_bytes
             .filter(|limit| self.shedding || used > *limit)?;

@@ -32,6 +32,7 @@ fn healthy() -> Status {
         memory: MemoryView {
             agent_bytes: 6_400_000,
             maps_bytes: 700_000,
+            usher_bytes: 106_496,
             limit_bytes: Some(32 << 20),
             heap_bytes: Some(1_500_000),
             uses: vec![
@@ -86,7 +87,7 @@ cgroup    /sys/fs/cgroup
 policy    revision 7, default deny, services 2, rules 3, splits 1
 applied   2026-11-21T09:17:55Z (12m 5s ago), took 3.1 ms, digest 0123abcd
 files     10-shop.toml 20-dev.toml
-memory    agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
+memory    agent 6.1 MiB (heap 1.4 MiB), usher 104 KiB, BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
 canary    refused, as it must be
 confined  CAP_BPF CAP_NET_ADMIN; system calls filtered; files by Landlock 6
 
@@ -173,7 +174,7 @@ rejected 2026-11-21T09:29:00Z:
 node      edge-1 (trust domain mesh.local)
 agent     0.1.0, pid 812, up 3d 4h
 cgroup    /sys/fs/cgroup
-memory    agent 6.1 MiB (heap 1.4 MiB), BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
+memory    agent 6.1 MiB (heap 1.4 MiB), usher 104 KiB, BPF maps 683 KiB (policy 195 KiB, state 488 KiB), limit 32.0 MiB; 292 KiB of 9.0 MiB set aside for the policy
 canary    refused, as it must be; 1m 30s ago put back: the pin of map RULES
 confined  CAP_BPF CAP_NET_ADMIN; system calls filtered; files by Landlock 6
 

@@ -105,6 +105,13 @@ impl Usher {
         self.ask(&Question::MountBpf).map(drop)
     }
 
+    /// Memory that is the usher's alone, bytes; its code is the agent's. 0 if there is no usher any more.
+    pub fn memory(&self) -> u64 {
+        let answer = self.ask(&Question::Memory).ok();
+        let bytes = answer.and_then(|answer| answer.bytes.try_into().ok());
+        bytes.map_or(0, u64::from_ne_bytes)
+    }
+
     /// Whether there still is an usher.
     pub fn is_there(&self) -> bool {
         self.ask(&Question::Cgroup(0))

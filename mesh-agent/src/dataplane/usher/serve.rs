@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use mesh_sys::memory;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
@@ -13,6 +14,7 @@ use crate::dataplane::cgroup::Hierarchy;
 use crate::dataplane::netns::{self, Netns, client_ports};
 use crate::dataplane::pins::mount_bpf;
 use crate::sandbox;
+use crate::telemetry::status::anonymous_bytes;
 
 /// Answers what is asked on `connection` until it is closed. `bpffs` is where a BPF file system may be mounted;
 /// `None` under a service manager, where it would be the usher's alone.
@@ -36,7 +38,7 @@ pub fn serve(connection: impl AsFd, bpffs: Option<PathBuf>) -> io::Result<()> {
         bpffs,
     };
     sandbox::enter_as_usher().map_err(io::Error::other)?;
-    mesh_sys::memory::forget_code();
+    memory::forget_code();
     loop {
         let (bytes, _) = receive(&connection)?;
         if bytes.is_empty() {
@@ -75,6 +77,14 @@ impl Server {
                 let refused = || io::Error::from_raw_os_error(libc::EPERM);
                 mount_bpf(self.bpffs.as_deref().ok_or_else(refused)?)?;
                 Ok(Answer::default())
+            }
+            Question::Memory => {
+                memory::give_back();
+                let bytes = anonymous_bytes().unwrap_or_default();
+                Ok(Answer {
+                    bytes: bytes.to_ne_bytes().to_vec(),
+                    fd: None,
+                })
             }
         }
     }

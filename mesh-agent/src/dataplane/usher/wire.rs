@@ -27,6 +27,8 @@ pub(super) enum Question {
     Cgroup(u64),
     /// A BPF file system where the agent's pins are to be.
     MountBpf,
+    /// How much memory the usher takes.
+    Memory,
 }
 
 const OF_PROCESSES: u8 = 1;
@@ -36,6 +38,7 @@ const STREAM6: u8 = 4;
 const DIAG: u8 = 5;
 const CGROUP: u8 = 6;
 const MOUNT_BPF: u8 = 7;
+const MEMORY: u8 = 8;
 
 impl Question {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -48,6 +51,7 @@ impl Question {
             Self::Diag(netns) => numbered(DIAG, *netns),
             Self::Cgroup(id) => numbered(CGROUP, *id),
             Self::MountBpf => vec![MOUNT_BPF],
+            Self::Memory => vec![MEMORY],
         }
     }
 
@@ -65,6 +69,7 @@ impl Question {
             DIAG => Self::Diag(number()?),
             CGROUP => Self::Cgroup(number()?),
             MOUNT_BPF if rest.is_empty() => Self::MountBpf,
+            MEMORY if rest.is_empty() => Self::Memory,
             _ => return None,
         })
     }
@@ -160,18 +165,20 @@ mod tests {
             Question::Diag(1),
             Question::Cgroup(2),
             Question::MountBpf,
+            Question::Memory,
         ] {
             let bytes = question.to_bytes();
             assert_eq!(Question::from_bytes(&bytes), Some(question));
         }
-        let strange: [&[u8]; 7] = [
+        let strange: [&[u8]; 8] = [
             &[],
             &[0],
-            &[8],
+            &[9],
             &[ALL, 0],
             &[DIAG, 1, 2],
             &[OF_PROCESSES, 0xff],
             &[MOUNT_BPF, b'/'],
+            &[MEMORY, 0],
         ];
         for bytes in strange {
             assert_eq!(Question::from_bytes(bytes), None, "{bytes:?}");

@@ -170,7 +170,7 @@ fn memory(sheet: &mut Sheet<'_>, state: &MemoryState) -> fmt::Result {
     sheet.single(
         "mesh_memory_limit",
         Some(Unit::Bytes),
-        "Memory that the agent and its BPF maps may use together.",
+        "Memory that the agent, its usher and its BPF maps may use together.",
         Some(Value::Gauge(state.limit)),
     )?;
     sheet.single(
