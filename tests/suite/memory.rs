@@ -289,7 +289,7 @@ fn what_an_earlier_agent_left_is_freed_and_everything_else_is_counted() {
     let held = |sandbox: &Sandbox, map: &str| {
         kernel::memory_with_inner(sandbox, map).expect("the kernel tells")
     };
-    host::run("weight", |sandbox| {
+    host::run("weight", move |sandbox| {
         let mut shop = Shop::open(sandbox).expect("a shop");
         limit(sandbox, "128MiB");
         sandbox

@@ -110,10 +110,8 @@ mod tests {
 
     fn names(command: &Command, path: &str, into: &mut Vec<String>) {
         into.push(format!("{path}.1"));
-        for sub in command
-            .get_subcommands()
-            .filter(|sub| sub.get_name() != "help")
-        {
+        let is_for_people = |sub: &&Command| sub.get_name() != "help" && !sub.is_hide_set();
+        for sub in command.get_subcommands().filter(is_for_people) {
             names(sub, &format!("{path}-{}", sub.get_name()), into);
         }
     }
