@@ -66,12 +66,16 @@ fn run(command: Command) -> u8 {
             with_config(&config, |config| top::run(&config.paths.run_dir, &args))
         }
         Command::Support { args, config } => {
-            with_config(&config, |config| support::run(&args, &config))
+            let (settings, problems) = salvaged(&config);
+            print_problems(&problems);
+            support::run(&args, &settings, &problems)
         }
         Command::Ca { command } => ca::run(&command, color()),
         Command::Usher { bpffs } => usher(bpffs),
         Command::Unload { config } => {
-            with_config(&config, |config| unload::run(&config.paths.bpffs))
+            let (settings, problems) = salvaged(&config);
+            print_problems(&problems);
+            unload::run(&settings.paths.bpffs, problems.is_empty())
         }
     }
 }
@@ -101,11 +105,19 @@ fn print_problems(problems: &[Diagnostic]) -> u8 {
 
 /// Loads the settings; only the default file may be missing.
 fn with_config(config: &ConfigArg, command: impl FnOnce(AgentConfig) -> u8) -> u8 {
-    let must_exist = config.config != Path::new(DEFAULT_PATH);
-    match AgentConfig::load(&config.config, must_exist) {
+    match AgentConfig::load(&config.config, must_exist(config)) {
         Ok(config) => command(config),
         Err(problems) => print_problems(&problems),
     }
+}
+
+/// What can be understood of the settings, for commands that are needed most when something is wrong with them.
+fn salvaged(config: &ConfigArg) -> (AgentConfig, Vec<Diagnostic>) {
+    AgentConfig::salvage(&config.config, must_exist(config))
+}
+
+fn must_exist(config: &ConfigArg) -> bool {
+    config.config != Path::new(DEFAULT_PATH)
 }
 
 fn run_agent(config: AgentConfig, work: impl FnOnce(AgentConfig) -> Result<(), StartError>) -> u8 {

@@ -254,6 +254,33 @@ fn unload_removes_everything_and_only_without_an_agent() {
 }
 
 #[test]
+fn enforcement_can_be_ended_when_the_settings_are_broken() {
+    host::run("unloadbad", |sandbox| {
+        let _shop = Shop::open(sandbox).expect("a shop");
+        let agent = start(sandbox);
+        agent.signal(Signal::SIGTERM).expect("signalled");
+        agent.wait().expect("ended");
+        let settings = fs::read_to_string(sandbox.agent_toml()).expect("settings");
+        for broken in ["[limits]\nmemory = \"lots\"\n", "[limits]\nmemory = \n"] {
+            fs::write(sandbox.agent_toml(), format!("{settings}{broken}")).expect("written");
+            let loaded = command(sandbox, &["load"]).expect("it runs");
+            assert_eq!(loaded.status.code(), Some(3), "nothing is enforced by it");
+        }
+        assert!(kernel::enforces(sandbox).expect("the kernel answers"));
+        let unloaded = command(sandbox, &["unload"]).expect("it runs");
+        let said = String::from_utf8_lossy(&unloaded.stderr).into_owned();
+        assert_eq!(unloaded.status.code(), Some(0), "{said}");
+        assert!(said.contains("agent.toml"), "{said}");
+        assert!(!kernel::enforces(sandbox).expect("the kernel answers"));
+        // What is there may be elsewhere.
+        let nothing = command(sandbox, &["unload"]).expect("it runs");
+        let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+        assert_eq!(nothing.status.code(), Some(1), "{said}");
+        assert!(said.contains("mend them"), "{said}");
+    });
+}
+
+#[test]
 fn with_broken_files_the_last_good_policy_is_enforced() {
     host::run("lastgood", |sandbox| {
         let mut shop = Shop::open(sandbox).expect("a shop");

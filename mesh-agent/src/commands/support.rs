@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use self::archive::Part;
 use self::secrets::Secrets;
 use crate::config::AgentConfig;
+use crate::policy::diagnostic::Diagnostic;
 use crate::telemetry::time::{unix_seconds, utc};
 
 /// Arguments of the command.
@@ -25,8 +26,9 @@ pub struct Args {
     pub output: Option<PathBuf>,
 }
 
-/// Writes the archive, says where it is, and returns the exit code: 1 if it cannot be written.
-pub fn run(args: &Args, config: &AgentConfig) -> u8 {
+/// Writes the archive, says where it is, and returns the exit code: 1 if it cannot be written. `problems` are those of the
+/// settings, of which `config` is what could be understood.
+pub fn run(args: &Args, config: &AgentConfig, problems: &[Diagnostic]) -> u8 {
     if !rustix::process::geteuid().is_root() {
         eprintln!("only root can ask the agent and the kernel: use sudo");
         return 1;
@@ -39,7 +41,7 @@ pub fn run(args: &Args, config: &AgentConfig) -> u8 {
     let name = format!("mesh-support-{}-{when}", config.node.name);
     let output = args.output.clone();
     let output = output.unwrap_or_else(|| PathBuf::from(format!("{name}.tar.gz")));
-    match write(&output, &name, config) {
+    match write(&output, &name, config, problems) {
         Ok(notes) => {
             for note in notes {
                 eprintln!("note: {note}");
@@ -55,9 +57,19 @@ pub fn run(args: &Args, config: &AgentConfig) -> u8 {
 }
 
 /// What could not be had is returned.
-fn write(output: &Path, name: &str, config: &AgentConfig) -> std::io::Result<Vec<String>> {
+fn write(
+    output: &Path,
+    name: &str,
+    config: &AgentConfig,
+    problems: &[Diagnostic],
+) -> std::io::Result<Vec<String>> {
     let secrets = Secrets::of(config);
-    let (mut parts, notes) = parts::collect(config);
+    let (mut parts, mut notes) = parts::collect(config);
+    let broken = problems.iter().map(|problem| {
+        let message = &problem.message;
+        format!("settings.txt: a default where agent.toml is broken: {message}")
+    });
+    notes.extend(broken);
     for part in &mut parts {
         part.content = secrets.remove(std::mem::take(&mut part.content));
     }

@@ -198,15 +198,24 @@ impl AgentConfig {
     ///
     /// Everything that is wrong with the file.
     pub fn load(path: &Path, must_exist: bool) -> Result<Self, Vec<Diagnostic>> {
-        let text = source::read_path(path).map_err(|diagnostic| vec![diagnostic])?;
-        if text.is_none() && must_exist {
-            let diagnostic =
-                Diagnostic::error("missing-file", "the configuration file does not exist")
-                    .label(Label::on_file(path.display().to_string(), ""))
-                    .help("create it (an empty file is valid), or name another one by --config");
-            return Err(vec![diagnostic]);
+        match Self::salvage(path, must_exist) {
+            (config, problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
         }
-        Self::parse(&path.display().to_string(), &text.unwrap_or_default())
+    }
+
+    /// The same, but what can be understood of a file that something is wrong with, and defaults for the rest: to
+    /// clean up, or to find out what is wrong. Nothing is to be enforced by it.
+    pub fn salvage(path: &Path, must_exist: bool) -> (Self, Vec<Diagnostic>) {
+        let name = path.display().to_string();
+        let (text, problem) = match source::read_path(path) {
+            Ok(None) if must_exist => (None, Some(missing(&name))),
+            Ok(text) => (text, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let (config, mut problems) = Self::understand(&name, &text.unwrap_or_default());
+        problems.extend(problem);
+        (config, problems)
     }
 
     /// Parses `text`, which is what the file `name` says.
@@ -215,15 +224,28 @@ impl AgentConfig {
     ///
     /// Everything that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        match Self::understand(name, text) {
+            (config, problems) if problems.is_empty() => Ok(config),
+            (_, problems) => Err(problems),
+        }
+    }
+
+    /// What can be understood of `text`, and all that is wrong with it: nothing, or errors.
+    fn understand(name: &str, text: &str) -> (Self, Vec<Diagnostic>) {
         let document = Document::new(name.into(), text);
-        let table = document.table()?;
+        let (table, syntax) = document.recovered();
         let mut problems = Problems::default();
         let all = document.span(0..text.len());
         let config = parse::config(Fields::new(&table, all, "agent.toml", &mut problems));
-        match config {
-            Some(config) if !problems.has_errors() => Ok(config),
-            _ => Err(problems.into_sorted()),
-        }
+        // What follows from a mistake of syntax is noise.
+        let problems = if !syntax.is_empty() {
+            syntax
+        } else if problems.has_errors() {
+            problems.into_sorted()
+        } else {
+            Vec::new()
+        };
+        (config, problems)
     }
 
     /// What the mesh's files need to know of this node.
@@ -234,4 +256,10 @@ impl AgentConfig {
             trust_domain: Arc::clone(&self.node.trust_domain),
         }
     }
+}
+
+fn missing(name: &str) -> Diagnostic {
+    Diagnostic::error("missing-file", "the configuration file does not exist")
+        .label(Label::on_file(name, ""))
+        .help("create it (an empty file is valid), or name another one by --config")
 }

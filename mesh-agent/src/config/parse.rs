@@ -17,70 +17,64 @@ use crate::policy::diagnostic::Diagnostic;
 use crate::policy::parse::decode;
 use crate::policy::parse::document::{Fields, Located, Value};
 
-/// Reads all sections; `None` where one could not be understood.
-pub(super) fn config(mut fields: Fields<'_, '_>) -> Option<AgentConfig> {
+/// Reads all sections: what can be understood, and defaults for the rest, of which the problems tell.
+pub(super) fn config(mut fields: Fields<'_, '_>) -> AgentConfig {
     let node = section(&mut fields, "node", "[node]", node);
-    let paths = section(&mut fields, "paths", "[paths]", paths);
-    let tunnel = section(&mut fields, "tunnel", "[tunnel]", tunnel);
-    let admin = section(&mut fields, "admin", "[admin]", |fields| {
-        admin(fields, node.as_ref()?)
-    });
-    let flows = section(&mut fields, "flows", "[flows]", flows);
-    let access_log = section(&mut fields, "access_log", "[access_log]", access_log);
-    let limits = section(&mut fields, "limits", "[limits]", limits);
-    let sockets = section(&mut fields, "sockets", "[sockets]", sockets);
-    let log = section(&mut fields, "log", "[log]", log);
+    let config = AgentConfig {
+        paths: section(&mut fields, "paths", "[paths]", paths),
+        tunnel: section(&mut fields, "tunnel", "[tunnel]", tunnel),
+        admin: section(&mut fields, "admin", "[admin]", |fields| {
+            admin(fields, &node)
+        }),
+        flows: section(&mut fields, "flows", "[flows]", flows),
+        access_log: section(&mut fields, "access_log", "[access_log]", access_log),
+        limits: section(&mut fields, "limits", "[limits]", limits),
+        sockets: section(&mut fields, "sockets", "[sockets]", sockets),
+        log: section(&mut fields, "log", "[log]", log),
+        node,
+    };
     fields.finish();
-    Some(AgentConfig {
-        node: node?,
-        paths: paths?,
-        tunnel: tunnel?,
-        admin: admin?,
-        flows: flows?,
-        access_log: access_log?,
-        limits: limits?,
-        sockets: sockets?,
-        log: log?,
-    })
+    config
 }
 
-/// Reads one section; one that is not there is one without settings.
+/// Reads one section; one that is not there, or is something else, is one without settings.
 fn section<T>(
     fields: &mut Fields<'_, '_>,
     key: &'static str,
     noun: &'static str,
-    read: impl FnOnce(&mut Fields<'_, '_>) -> Option<T>,
-) -> Option<T> {
-    let Some(value) = fields.value(key) else {
-        let nothing = toml::de::DeTable::new();
-        return read(&mut Fields::new(
-            &nothing,
-            fields.span,
-            noun,
-            fields.problems,
-        ));
-    };
-    let mut section = Fields::of(value, noun, noun, fields.problems)?;
-    let read = read(&mut section);
-    section.finish();
-    read
+    read: impl FnOnce(&mut Fields<'_, '_>) -> T,
+) -> T {
+    let value = fields.value(key);
+    let section = value.and_then(|value| Fields::of(value, noun, noun, fields.problems));
+    match section {
+        Some(mut section) => {
+            let read = read(&mut section);
+            section.finish();
+            read
+        }
+        None => {
+            let nothing = toml::de::DeTable::new();
+            let span = fields.span;
+            read(&mut Fields::new(&nothing, span, noun, fields.problems))
+        }
+    }
 }
 
-fn node(fields: &mut Fields<'_, '_>) -> Option<NodeConfig> {
+fn node(fields: &mut Fields<'_, '_>) -> NodeConfig {
     let has_name = fields.has("name");
     let name = fields.optional("name", |v| decode::name(v, "node name"));
     let trust_domain = fields.optional("trust_domain", trust_domain);
     let address = fields.optional("address", node_address);
     let name = match name {
-        Some(name) => name.value,
-        None if has_name => return None,
-        None => host_name(fields)?,
+        Some(name) => Some(name.value),
+        None if has_name => None,
+        None => host_name(fields),
     };
-    Some(NodeConfig {
-        name,
+    NodeConfig {
+        name: name.unwrap_or_else(|| "unnamed".into()),
         trust_domain: trust_domain.map_or_else(|| "mesh.local".into(), |domain| domain.value),
         address: address.map(|address| address.value),
-    })
+    }
 }
 
 fn host_name(fields: &mut Fields<'_, '_>) -> Option<Arc<str>> {
@@ -131,7 +125,7 @@ fn node_address(value: Value<'_>) -> Result<IpAddr, Diagnostic> {
     Ok(address)
 }
 
-fn paths(fields: &mut Fields<'_, '_>) -> Option<Paths> {
+fn paths(fields: &mut Fields<'_, '_>) -> Paths {
     let mut path = |key: &'static str, default: &str| {
         let path = fields.optional(key, path);
         path.map_or_else(|| PathBuf::from(default), |path| path.value)
@@ -141,13 +135,13 @@ fn paths(fields: &mut Fields<'_, '_>) -> Option<Paths> {
     let bpffs = path("bpffs", "/sys/fs/bpf");
     let run_dir = path("run_dir", "/run/mesh");
     let cgroup_root = fields.optional("cgroup_root", path_or_none);
-    Some(Paths {
+    Paths {
         config_dir,
         state_dir,
         bpffs,
         run_dir,
         cgroup_root: cgroup_root.and_then(|root| root.value),
-    })
+    }
 }
 
 /// A path; none where the text is empty.
@@ -174,17 +168,17 @@ fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
         .help("begin it with `/` and leave out `..`"))
 }
 
-fn tunnel(fields: &mut Fields<'_, '_>) -> Option<Tunnel> {
+fn tunnel(fields: &mut Fields<'_, '_>) -> Tunnel {
     let listen = fields.optional("listen", decode::socket_address);
     let certificates = fields.optional("certificates", path);
     let drain = fields.optional("drain", drain);
-    Some(Tunnel {
+    Tunnel {
         listen: listen.map_or(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 15008)), |v| {
             v.value
         }),
         certificates: certificates.map_or_else(|| "/etc/mesh/tls".into(), |v| v.value),
         drain: drain.map_or(Duration::from_secs(5), |v| v.value),
-    })
+    }
 }
 
 /// How long flows may go on: none at all is a choice, too.
@@ -204,7 +198,7 @@ fn drain(value: Value<'_>) -> Result<Duration, Diagnostic> {
         })
 }
 
-fn admin(fields: &mut Fields<'_, '_>, node: &NodeConfig) -> Option<Admin> {
+fn admin(fields: &mut Fields<'_, '_>, node: &NodeConfig) -> Admin {
     let listen = fields.optional("listen", decode::socket_address);
     let tls = fields.optional("tls", flag);
     let token_file = fields.optional("token_file", path);
@@ -230,10 +224,10 @@ fn admin(fields: &mut Fields<'_, '_>, node: &NodeConfig) -> Option<Admin> {
         fields.problems.push(problem);
     }
     let default = SocketAddr::from((Ipv4Addr::LOCALHOST, 15020));
-    clients.complete.then_some(Admin {
+    Admin {
         listen: listen.map_or(default, |listen| listen.value),
         access,
-    })
+    }
 }
 
 fn open_to_the_network(listen: &Located<'_, SocketAddr>, access: &Access) -> Diagnostic {
@@ -275,25 +269,25 @@ fn client(value: Value<'_>, trust_domain: &str) -> Result<Identity, Diagnostic> 
     })
 }
 
-fn flows(fields: &mut Fields<'_, '_>) -> Option<Flows> {
+fn flows(fields: &mut Fields<'_, '_>) -> Flows {
     let updates = fields.optional("updates", decode::duration);
-    Some(Flows {
+    Flows {
         updates: updates.map_or(Duration::from_secs(10), |v| v.value),
-    })
+    }
 }
 
-fn access_log(fields: &mut Fields<'_, '_>) -> Option<AccessLog> {
+fn access_log(fields: &mut Fields<'_, '_>) -> AccessLog {
     let file = fields.optional("file", path_or_none);
     let journald = fields.optional("journald", yes_or_no);
     let rate = fields.optional("rate", |value| {
         let rule = "the access log's rate is 1 to 100000 records in a second";
         decode::number(value, 1..=100_000, "invalid-rate", rule)
     });
-    Some(AccessLog {
+    AccessLog {
         file: file.and_then(|file| file.value),
         journald: journald.is_some_and(|journald| journald.value),
         rate: rate.map_or(100, |rate| rate.value),
-    })
+    }
 }
 
 fn yes_or_no(value: Value<'_>) -> Result<bool, Diagnostic> {
@@ -303,28 +297,29 @@ fn yes_or_no(value: Value<'_>) -> Result<bool, Diagnostic> {
     }
 }
 
-fn limits(fields: &mut Fields<'_, '_>) -> Option<Limits> {
+fn limits(fields: &mut Fields<'_, '_>) -> Limits {
     let memory = fields.optional("memory", size);
-    Some(Limits {
+    Limits {
         memory: memory.map_or(32 << 20, |memory| memory.value),
-    })
+    }
 }
 
-fn sockets(fields: &mut Fields<'_, '_>) -> Option<Sockets> {
+fn sockets(fields: &mut Fields<'_, '_>) -> Sockets {
     let allow = fields.list("allow", "[\"ping\"]", |value, problems| {
         problems.ok(decode::choice(value, KINDS))
     });
-    let allowed = allow.items.iter().fold(0, |all, kind| all | kind);
-    allow.complete.then_some(Sockets { allowed })
+    Sockets {
+        allowed: allow.items.iter().fold(0, |all, kind| all | kind),
+    }
 }
 
-fn log(fields: &mut Fields<'_, '_>) -> Option<Log> {
+fn log(fields: &mut Fields<'_, '_>) -> Log {
     let level = fields.optional("level", |v| decode::choice(v, LEVELS));
     let kernel = fields.optional("kernel", |v| decode::choice(v, LEVELS));
-    Some(Log {
+    Log {
         level: level.map_or(LogLevel::Info, |level| level.value),
         kernel: kernel.map_or(LogLevel::Warn, |level| level.value),
-    })
+    }
 }
 
 /// A size such as `32MiB`, in bytes.

@@ -168,3 +168,27 @@ fn missing_files() {
     let problems = AgentConfig::load(directory.path(), false).expect_err("a problem");
     assert_eq!(problems[0].code, "not-a-file");
 }
+
+#[test]
+fn what_can_be_understood_of_a_broken_file_is_salvaged() {
+    let paths = "[paths]\nbpffs = \"/pins\"\n";
+    for (mistake, code) in [
+        ("[limits]\nmemory = \"lots\"\n", "invalid-size"),
+        ("[node]\nname = \"Not one\"\n", "invalid-name"),
+        ("[tunnel]\nlisten = \n", "syntax"),
+        ("limits = 3\n", "wrong-type"),
+        ("[admin]\ntls = true\nclients = [3]\n", "wrong-type"),
+        ("[limts]\n", "unknown-field"),
+    ] {
+        let text = match mistake.starts_with('[') {
+            true => format!("{paths}{mistake}"),
+            false => format!("{mistake}{paths}"),
+        };
+        let (config, problems) = AgentConfig::understand("agent.toml", &text);
+        assert_eq!(config.paths.bpffs, Path::new("/pins"), "{text}");
+        assert_eq!(config.limits.memory, 32 << 20, "{text}");
+        let codes: Vec<_> = problems.iter().map(|problem| problem.code).collect();
+        assert_eq!(codes, [code], "{text}");
+        assert!(AgentConfig::parse("agent.toml", &text).is_err(), "{text}");
+    }
+}

@@ -124,4 +124,4 @@ WantedBy=multi-user.target
 ";
 
 /// Time runs slower in a machine that is emulated beside others.
-const PATIENCE: &str = "[Service]\nTimeoutStartSec=600\nTimeoutStopSec=600\n";
+const PATIENCE: &str = "[Service]\nTimeoutStartSec=600\nTimeoutStopSec=600\nWatchdogSec=300\n";

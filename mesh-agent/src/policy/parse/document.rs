@@ -43,11 +43,20 @@ impl<'s> Document<'s> {
 
     /// The whole of it as a table; what is wrong with its syntax, if anything.
     pub(crate) fn table(&self) -> Result<DeTable<'s>, Vec<Diagnostic>> {
-        let (table, errors) = DeTable::parse_recoverable(self.text);
-        if errors.is_empty() {
-            return Ok(table.into_inner());
+        match self.recovered() {
+            (table, problems) if problems.is_empty() => Ok(table),
+            (_, problems) => Err(problems),
         }
-        Err(super::syntax::diagnostics(self, errors))
+    }
+
+    /// What of it could be read as a table, and what is wrong with the syntax of the rest.
+    pub(crate) fn recovered(&self) -> (DeTable<'s>, Vec<Diagnostic>) {
+        let (table, errors) = DeTable::parse_recoverable(self.text);
+        let problems = match errors.is_empty() {
+            true => Vec::new(),
+            false => super::syntax::diagnostics(self, errors),
+        };
+        (table.into_inner(), problems)
     }
 
     pub(crate) fn span(&self, range: Range<usize>) -> Span<'_> {
