@@ -261,7 +261,7 @@ fn enforcement_can_be_ended_when_the_settings_are_broken() {
         agent.signal(Signal::SIGTERM).expect("signalled");
         agent.wait().expect("ended");
         let settings = fs::read_to_string(sandbox.agent_toml()).expect("settings");
-        for broken in ["[limits]\nmemory = \"lots\"\n", "[limits]\nmemory = \n"] {
+        for broken in ["[flows]\nupdates = \"lots\"\n", "[flows]\nupdates = \n"] {
             fs::write(sandbox.agent_toml(), format!("{settings}{broken}")).expect("written");
             let loaded = command(sandbox, &["load"]).expect("it runs");
             assert_eq!(loaded.status.code(), Some(3), "nothing is enforced by it");

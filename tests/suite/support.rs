@@ -129,12 +129,12 @@ fn it_tells_what_there_is_and_no_secret() {
         // When it is needed most there is no agent, and its settings may be why.
         drop(agent);
         let mut settings = fs::read_to_string(sandbox.agent_toml()).expect("settings");
-        settings += "[limits]\nmemory = \"lots\"\n";
+        settings += "[flows]\nupdates = \"lots\"\n";
         fs::write(sandbox.agent_toml(), settings).expect("written");
         let archive = sandbox.path("dead.tar.gz");
         let (code, told) = support(sandbox, &archive);
         assert_eq!(code, Some(0), "{told}");
-        assert!(told.contains("`lots` is not a size"), "{told}");
+        assert!(told.contains("`lots` is not a duration"), "{told}");
         assert!(
             told.contains("note: status.json: no agent answers"),
             "{told}"
@@ -142,7 +142,7 @@ fn it_tells_what_there_is_and_no_secret() {
         let found = parts(&archive);
         assert!(!found.contains_key("status.json"));
         assert!(found["README.txt"].contains("- status.json: no agent answers"));
-        assert!(found["README.txt"].contains("`lots` is not a size"));
+        assert!(found["README.txt"].contains("`lots` is not a duration"));
         assert!(found["kernel-side.txt"].contains("link mesh_connect4: id "));
     });
 }
