@@ -247,7 +247,15 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let limit = scaled(Duration::from_secs(20));
     let deadline = Instant::now() + limit;
     while !holds() {
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        assert!(
+            Instant::now() < deadline,
+            "not within {limit:?}: {what}\n{}",
+            attempt(
+                "journalctl",
+                &["-b", "-u", "mesh*", "-n", "60", "--no-pager"]
+            )
+            .1
+        );
         sleep(Duration::from_millis(20));
     }
 }
