@@ -195,6 +195,15 @@ pub fn probed(unit: &str) -> BTreeMap<String, u64> {
     serde_json::from_slice(&text).expect("counts")
 }
 
+/// What the mesh's units have said lately.
+fn journal() -> String {
+    attempt(
+        "journalctl",
+        &["-b", "-u", "mesh*", "-n", "60", "--no-pager"],
+    )
+    .1
+}
+
 /// Runs a command and returns all it printed.
 ///
 /// # Panics
@@ -203,7 +212,7 @@ pub fn probed(unit: &str) -> BTreeMap<String, u64> {
 #[track_caller]
 pub fn run(program: &str, arguments: &[&str]) -> String {
     let (good, said) = attempt(program, arguments);
-    assert!(good, "{program} {arguments:?}:\n{said}");
+    assert!(good, "{program} {arguments:?}:\n{said}\n{}", journal());
     said
 }
 

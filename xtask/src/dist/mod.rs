@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             Err(error) => return Err(error.context(arch.name())),
         }
     }
-    digest(&to, &made)?;
+    digest(&to)?;
     println!();
     made.iter().for_each(|path| println!("{}", path.display()));
     Ok(())
@@ -121,9 +121,12 @@ fn build(arch: Arch, source: &Source, copyright: &str, to: &Path) -> Result<Vec<
     Ok(vec![deb, tarball, sbom])
 }
 
-/// Writes `SHA256SUMS` of `files`, which are in `to`.
-fn digest(to: &Path, files: &[PathBuf]) -> Result<()> {
-    let names = files.iter().filter_map(|path| path.file_name());
+/// Writes `SHA256SUMS` of all files in `to`, those of other builds, too.
+fn digest(to: &Path) -> Result<()> {
+    const SUMS: &str = "SHA256SUMS";
+    let entries = fs::read_dir(to)?.flatten().map(|entry| entry.file_name());
+    let mut names: Vec<_> = entries.filter(|name| name != SUMS).collect();
+    names.sort();
     let output = Command::new("sha256sum")
         .args(names)
         .current_dir(to)
@@ -132,7 +135,7 @@ fn digest(to: &Path, files: &[PathBuf]) -> Result<()> {
     if !output.status.success() {
         bail!("sha256sum: {}", String::from_utf8_lossy(&output.stderr));
     }
-    Ok(fs::write(to.join("SHA256SUMS"), output.stdout)?)
+    Ok(fs::write(to.join(SUMS), output.stdout)?)
 }
 
 /// A directory that did not exist, or whose content has been removed.
