@@ -15,7 +15,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{
+    PERF_FLAG_FD_CLOEXEC, bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, perf_event_attr,
+    perf_type_id,
+};
 
 /// From include/uapi/asm-generic/socket.h.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -131,19 +134,56 @@ pub fn replace_program(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Res
     bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
 }
 
-/// Attaches `program` to `hook` of `cgroup`, beside others (`BPF_LINK_CREATE`, Linux 5.7).
+/// Opens the tracepoint with this number, for programs that are attached to it (`perf_event_open`). Nothing is
+/// counted or recorded.
+///
+/// # Errors
+///
+/// The kernel's error: `EACCES` without `CAP_PERFMON`, and on Debian, whose `kernel.perf_event_paranoid` is 3, without
+/// `CAP_SYS_ADMIN`.
+pub fn open_tracepoint(number: u64) -> io::Result<OwnedFd> {
+    /// Every process, as seen from one processor: programs run on all of them.
+    const ANY_PROCESS: libc::pid_t = -1;
+    const CPU: libc::c_int = 0;
+    const NO_GROUP: libc::c_int = -1;
+    // SAFETY: plain integers, for which zero is a value and the kernel's default.
+    let mut attr: perf_event_attr = unsafe { zeroed() };
+    attr.type_ = perf_type_id::PERF_TYPE_TRACEPOINT as u32;
+    attr.size = size_of::<perf_event_attr>() as u32;
+    attr.config = number;
+    attr.set_disabled(1);
+    // SAFETY: `attr` is initialised and of the size that it says; the kernel keeps no pointer.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            ANY_PROCESS,
+            CPU,
+            NO_GROUP,
+            PERF_FLAG_FD_CLOEXEC as libc::c_ulong,
+        )
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new file descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Attaches `program` to `hook` of what `target` is, a cgroup (beside others) or an opened tracepoint
+/// (`BPF_LINK_CREATE`, Linux 5.7, for tracepoints 5.15).
 ///
 /// # Errors
 ///
 /// The kernel's error.
 pub fn attach_program(
-    cgroup: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
     program: BorrowedFd<'_>,
     hook: bpf_attach_type,
 ) -> io::Result<OwnedFd> {
     let mut attr = empty_attr();
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-    attr.link_create.__bindgen_anon_2.target_fd = cgroup.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_fd = target.as_raw_fd() as u32;
     attr.link_create.attach_type = hook as u32;
     let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
     // SAFETY: a new file descriptor that nobody else owns.

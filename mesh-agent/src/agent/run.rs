@@ -95,7 +95,8 @@ pub fn run(config: AgentConfig) -> Result<(), StartError> {
 ///
 /// As at the start of [`run`].
 pub fn load(config: AgentConfig) -> Result<(), StartError> {
-    let (agent, _records) = Agent::load(config, None)?;
+    let usher = find_usher(&config.paths.bpffs);
+    let (agent, _records) = Agent::load(config, usher)?;
     agent.want_openings(false);
     tracing::info!("the policy is in force without an agent (mesh-agent unload ends it)");
     Ok(())
@@ -106,7 +107,7 @@ fn find_usher(bpffs: &Path) -> Option<Arc<Usher>> {
     match Usher::find(bpffs) {
         Ok(usher) => Some(usher),
         Err(error) => {
-            tracing::error!(%error, "calls and flows in other network namespaces are not looked after");
+            tracing::error!(%error, "no usher: new cgroups are noticed late, and calls and flows in other network namespaces not at all");
             None
         }
     }

@@ -15,7 +15,7 @@ use mesh_sys::{AttachType, attach_program, effective_programs, open_pin, pin};
 use super::DataplaneError;
 use super::cgroup::Hierarchy;
 use super::pins::Pins;
-use super::programs::{HOOKS, Hooked, MAPS, pinned_program};
+use super::programs::{HOOKS, Hooked, MAPS, loaded, pinned_program};
 
 /// What is held.
 pub(super) struct Guard {
@@ -110,14 +110,6 @@ impl Held {
     fn acts(&self, cgroup: &File, hook: AttachType) -> io::Result<bool> {
         Ok(effective_programs(cgroup.as_fd(), hook)?.contains(&self.id))
     }
-}
-
-/// The program of this agent. Whoever asks for one by its id needs more rights.
-fn loaded(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
-    let program = ebpf.program(name);
-    let program = program.ok_or_else(|| io::Error::other(format!("no program {name}")))?;
-    let fd = program.fd().map_err(io::Error::other)?;
-    fd.as_fd().try_clone_to_owned()
 }
 
 /// Pins `object` at `path` if nothing is there; whether that was so.

@@ -117,7 +117,7 @@ impl Dataplane {
         policy_maps::prepare(&pins)?;
         let mut ebpf = programs::load(&pins, globals)?;
         inherited.move_links(&pins)?;
-        let unserved = programs::attach_tracepoints(&mut ebpf, &pins);
+        let unserved = programs::attach_tracepoints(&ebpf, &pins, options.usher.map(Arc::as_ref));
         let http = HttpPrograms::new(&mut ebpf);
         let records = Records::new(&mut ebpf)?;
         let dataplane = Self {

@@ -4,22 +4,22 @@
 //! the kernel swaps its program in one step, so there is never a moment without enforcement.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr, Program,
-    ProgramError, SockOps, TracePoint,
+    ProgramError, SockOps,
 };
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use mesh_common::global;
-use mesh_sys::{AttachType, effective_programs, open_pin, replace_program};
+use mesh_sys::{AttachType, attach_program, effective_programs, open_pin, pin, replace_program};
 
 use super::cgroup::Hierarchy;
 use super::pins::Pins;
-use super::tracefs;
-use super::{AttachError, DataplaneError};
+use super::{AttachError, DataplaneError, Usher};
 
 /// A program and the hook it belongs on.
 #[derive(Debug)]
@@ -210,18 +210,23 @@ fn load_program(ebpf: &mut Ebpf, name: &str) -> Result<(), ProgramError> {
 
 /// Lets new cgroups be seen. Returns the hooks this kernel does not offer, and why: the mesh can
 /// do without, watching directories instead.
-pub(super) fn attach_tracepoints(ebpf: &mut Ebpf, pins: &Pins) -> Vec<(&'static str, String)> {
+pub(super) fn attach_tracepoints(
+    ebpf: &Ebpf,
+    pins: &Pins,
+    usher: Option<&Usher>,
+) -> Vec<(&'static str, String)> {
     let tracepoints = HOOKS.iter().filter(|hooked| hooked.attach_type.is_none());
     let failed = tracepoints.filter_map(|hooked| {
-        let error = attach_tracepoint(ebpf, pins, hooked).err()?;
-        if pins.link(hooked.program).exists() {
-            // That of `load`, which may do what a confined agent may not.
-            tracing::debug!(hook = hooked.hook, %error, "the program that is there stays");
-            return None;
-        }
+        let error = attach_tracepoint(ebpf, pins, usher, hooked).err()?;
         Some((hooked.hook, error.to_string()))
     });
     failed.collect()
+}
+
+/// Names of the tracepoints that programs are attached to.
+pub(super) fn tracepoints() -> impl Iterator<Item = &'static str> {
+    let tracepoints = HOOKS.iter().filter(|hooked| hooked.attach_type.is_none());
+    tracepoints.map(|hooked| hooked.hook)
 }
 
 /// Puts every loaded program in force below `hierarchy`.
@@ -310,33 +315,34 @@ fn attach_sock_ops(program: &mut SockOps, directory: &File) -> Result<FdLink, At
 
 /// Attaches a tracepoint program beside the one that may be there, then removes that: their
 /// links cannot be updated, and seeing a cgroup twice does no harm.
-fn attach_tracepoint(ebpf: &mut Ebpf, pins: &Pins, hooked: &Hooked) -> Result<(), DataplaneError> {
-    let failed = |error: AttachError| DataplaneError::Attach {
-        hook: hooked.hook,
-        error,
-    };
-    let program = ebpf
-        .program_mut(hooked.program)
-        .ok_or_else(|| failed(ProgramError::NotLoaded.into()))?;
-    let Program::TracePoint(program) = program else {
-        return Err(failed(ProgramError::NotLoaded.into()));
-    };
-    let link = tracefs::with_tracefs(|| new_tracepoint(program, hooked.hook)).map_err(failed)?;
-    let (pin, next) = (
+fn attach_tracepoint(
+    ebpf: &Ebpf,
+    pins: &Pins,
+    usher: Option<&Usher>,
+    hooked: &Hooked,
+) -> io::Result<()> {
+    let usher = usher.ok_or_else(|| io::Error::other("there is nobody to open it"))?;
+    let tracepoint = usher.tracepoint(hooked.hook)?;
+    let program = loaded(ebpf, hooked.program)?;
+    let hook = AttachType::BPF_PERF_EVENT;
+    let link = attach_program(tracepoint.as_fd(), program.as_fd(), hook)?;
+    let (there, next) = (
         pins.link(hooked.program),
         pins.link(&format!("next_{}", hooked.program)),
     );
     if next.exists() {
         fs::remove_file(&next)?;
     }
-    pin_link(link, &next)?;
-    fs::rename(&next, &pin)?;
-    Ok(())
+    pin(link.as_fd(), &next)?;
+    fs::rename(&next, &there)
 }
 
-fn new_tracepoint(program: &mut TracePoint, name: &str) -> Result<FdLink, AttachError> {
-    let id = program.attach("cgroup", name)?;
-    Ok(program.take_link(id)?.try_into()?)
+/// The program of this agent. Whoever asks for one by its id needs more rights.
+pub(super) fn loaded(ebpf: &Ebpf, name: &str) -> io::Result<OwnedFd> {
+    let program = ebpf.program(name);
+    let program = program.ok_or_else(|| io::Error::other(format!("no program {name}")))?;
+    let fd = program.fd().map_err(io::Error::other)?;
+    fd.as_fd().try_clone_to_owned()
 }
 
 fn pin_link(link: FdLink, pin: &Path) -> Result<(), DataplaneError> {

@@ -1,16 +1,39 @@
-//! Access to tracefs, which says what number a tracepoint has, without leaving a mount behind.
+//! Tracepoints, whose numbers tracefs knows, without leaving a mount of that behind.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread;
+
+use mesh_sys::open_tracepoint;
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
+/// Opens the tracepoints of cgroups that have these names.
+pub(super) fn open(
+    names: impl Iterator<Item = &'static str>,
+) -> BTreeMap<&'static str, io::Result<OwnedFd>> {
+    let names: Vec<_> = names.collect();
+    let numbers = with_tracefs(|| names.iter().map(|name| number(name)).collect::<Vec<_>>());
+    let opened = numbers
+        .into_iter()
+        .map(|number| number.and_then(open_tracepoint));
+    names.iter().copied().zip(opened).collect()
+}
+
+fn number(name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("{TRACEFS}/events/cgroup/{name}/id"))?;
+    text.trim().parse().map_err(io::Error::other)
+}
+
 /// Runs `work` where tracefs is visible. Where it is not mounted, that is a thread with a mount
 /// namespace of its own, which ends with it.
-pub(super) fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+fn with_tracefs<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     if Path::new(TRACEFS).join("events").is_dir() {
         return work();
     }

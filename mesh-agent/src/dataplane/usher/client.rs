@@ -105,6 +105,16 @@ impl Usher {
         self.ask(&Question::MountBpf).map(drop)
     }
 
+    /// The tracepoint of cgroups that is called `name`, for programs to be attached to.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` if this kernel has none; the kernel's otherwise.
+    pub fn tracepoint(&self, name: &str) -> io::Result<OwnedFd> {
+        let answer = self.ask(&Question::Tracepoint(name.into()))?;
+        answer.fd.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
     /// Memory that is the usher's alone, bytes; its code is the agent's. 0 if there is no usher any more.
     pub fn memory(&self) -> u64 {
         let answer = self.ask(&Question::Memory).ok();

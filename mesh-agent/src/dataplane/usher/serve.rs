@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use mesh_sys::memory;
@@ -13,6 +13,7 @@ use super::wire::{Answer, Question, receive, send_answer};
 use crate::dataplane::cgroup::Hierarchy;
 use crate::dataplane::netns::{self, Netns, client_ports};
 use crate::dataplane::pins::mount_bpf;
+use crate::dataplane::{programs, tracefs};
 use crate::sandbox;
 use crate::telemetry::status::anonymous_bytes;
 
@@ -36,6 +37,7 @@ pub fn serve(connection: impl AsFd, bpffs: Option<PathBuf>) -> io::Result<()> {
         known: BTreeMap::new(),
         hierarchy: Hierarchy::find(None).ok(),
         bpffs,
+        tracepoints: tracefs::open(programs::tracepoints()),
     };
     sandbox::enter_as_usher().map_err(io::Error::other)?;
     memory::forget_code();
@@ -59,6 +61,8 @@ struct Server {
     known: BTreeMap<u64, PathBuf>,
     hierarchy: Option<Hierarchy>,
     bpffs: Option<PathBuf>,
+    /// Opened while that is allowed; or why not.
+    tracepoints: BTreeMap<&'static str, io::Result<OwnedFd>>,
 }
 
 impl Server {
@@ -77,6 +81,16 @@ impl Server {
                 let refused = || io::Error::from_raw_os_error(libc::EPERM);
                 mount_bpf(self.bpffs.as_deref().ok_or_else(refused)?)?;
                 Ok(Answer::default())
+            }
+            Question::Tracepoint(name) => {
+                let fd = match self.tracepoints.get(name.as_str()).ok_or_else(gone)? {
+                    Ok(fd) => fd.try_clone()?,
+                    Err(error) => return Err(same(error)),
+                };
+                Ok(Answer {
+                    bytes: Vec::new(),
+                    fd: Some(fd),
+                })
             }
             Question::Memory => {
                 memory::give_back();
@@ -115,6 +129,11 @@ impl Server {
         self.own.enter()?;
         answer
     }
+}
+
+/// An error once more.
+fn same(error: &io::Error) -> io::Error {
+    io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 fn gone() -> io::Error {

@@ -29,6 +29,8 @@ pub(super) enum Question {
     MountBpf,
     /// How much memory the usher takes.
     Memory,
+    /// The tracepoint of cgroups with this name, for programs.
+    Tracepoint(String),
 }
 
 const OF_PROCESSES: u8 = 1;
@@ -39,6 +41,7 @@ const DIAG: u8 = 5;
 const CGROUP: u8 = 6;
 const MOUNT_BPF: u8 = 7;
 const MEMORY: u8 = 8;
+const TRACEPOINT: u8 = 9;
 
 impl Question {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -52,6 +55,7 @@ impl Question {
             Self::Cgroup(id) => numbered(CGROUP, *id),
             Self::MountBpf => vec![MOUNT_BPF],
             Self::Memory => vec![MEMORY],
+            Self::Tracepoint(name) => [&[TRACEPOINT], name.as_bytes()].concat(),
         }
     }
 
@@ -70,6 +74,7 @@ impl Question {
             CGROUP => Self::Cgroup(number()?),
             MOUNT_BPF if rest.is_empty() => Self::MountBpf,
             MEMORY if rest.is_empty() => Self::Memory,
+            TRACEPOINT => Self::Tracepoint(String::from_utf8(rest.into()).ok()?),
             _ => return None,
         })
     }
@@ -166,6 +171,7 @@ mod tests {
             Question::Cgroup(2),
             Question::MountBpf,
             Question::Memory,
+            Question::Tracepoint("cgroup_mkdir".into()),
         ] {
             let bytes = question.to_bytes();
             assert_eq!(Question::from_bytes(&bytes), Some(question));
@@ -173,7 +179,7 @@ mod tests {
         let strange: [&[u8]; 8] = [
             &[],
             &[0],
-            &[9],
+            &[10],
             &[ALL, 0],
             &[DIAG, 1, 2],
             &[OF_PROCESSES, 0xff],
