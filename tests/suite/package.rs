@@ -78,7 +78,7 @@ fn a_clean_machine_gets_it_and_is_clean_again_after_a_purge() {
     );
     let units = run(
         "systemctl",
-        &["list-units", "--all", "--no-legend", "mesh*"],
+        &["list-units", "--all", "--no-legend", "mesh-*"],
     );
     assert_eq!(units, "");
 }
