@@ -63,19 +63,14 @@ impl Planned {
 }
 
 impl Programs {
-    /// Builds them: what is shipped as it is shipped, the tests as `cargo xtask test` does.
+    /// Builds them as `cargo xtask test` does, which then has nothing left to build. What is shipped, as it is shipped, is
+    /// in the guests with systemd.
     pub(super) fn build() -> Result<Self> {
-        let step = Step::start("build the agent and the peer (release)");
-        let mut build = cargo(&["build", "--release"]);
-        build.args(["--package", "mesh-agent", "--package", "mesh-tests"]);
-        build.args(["--bin", "mesh-agent", "--bin", "mesh-peer"]);
-        step.finish(build)?;
+        let step = Step::start("build the agent");
+        step.finish(cargo(&["build", "--package", "mesh-agent"]))?;
         Ok(Self {
-            agent: host::binary("release", "mesh-agent")?,
-            tests: Tests {
-                peer: host::binary("release", "mesh-peer")?,
-                ..Tests::build(&AMD64, &["*"])?
-            },
+            agent: host::binary("debug", "mesh-agent")?,
+            tests: Tests::build(&AMD64, &["*"])?,
         })
     }
 

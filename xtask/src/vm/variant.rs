@@ -95,7 +95,7 @@ pub(super) const VARIANTS: &[Variant] = &[
         command_line: "",
         hide_btf: true,
         root: Root::Memory,
-        quick: QUICK,
+        quick: QUICK_OTHERWISE,
         reboots: false,
         skips: &[NO_PROMETHEUS, NO_NGINX],
     },
