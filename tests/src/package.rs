@@ -184,7 +184,8 @@ fn walk(directory: &Path, all: &mut BTreeSet<String>) {
 }
 
 /// What apt, dpkg and systemd write on their own account.
-const COMES_AND_GOES: [&str; 12] = [
+const COMES_AND_GOES: [&str; 13] = [
+    "/run/systemd/ask-password-block",
     "/var/log/dpkg.log",
     "/run/shop",
     "/run/systemd/inaccessible",
