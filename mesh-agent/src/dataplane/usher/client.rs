@@ -2,18 +2,25 @@
 
 use std::io;
 use std::ops::RangeInclusive;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket, socketpair};
-use std::os::fd::AsRawFd as _;
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, setsockopt, shutdown, socket,
+    socketpair,
+};
+use nix::sys::time::TimeVal;
 
-use super::wire::{Answer, Question, receive_answer, send};
+use super::wire::{Answer, Question, read_answer, receive, send};
 
 /// Where the service manager has an usher listen, if it does: a socket's path.
 const SOCKET: &str = "MESH_USHER";
+/// How long an answer may take: at boot the service manager may have to start the usher first. Whoever waits for it
+/// longer, does without.
+const PATIENCE: TimeVal = TimeVal::new(60, 0);
 /// This program.
 const SELF: &str = "/proc/self/exe";
 
@@ -35,9 +42,14 @@ impl Usher {
             Some(path) => listening(Path::new(&path))?,
             None => started(bpffs)?,
         };
-        Ok(Arc::new(Self {
+        Ok(Arc::new(Self::over(socket, PATIENCE)?))
+    }
+
+    fn over(socket: OwnedFd, patience: TimeVal) -> io::Result<Self> {
+        setsockopt(&socket, ReceiveTimeout, &patience)?;
+        Ok(Self {
             socket: Mutex::new(socket),
-        }))
+        })
     }
 
     /// Inodes of the network namespaces that a process below the cgroup `below` is in.
@@ -132,7 +144,12 @@ impl Usher {
     fn ask(&self, question: &Question) -> io::Result<Answer> {
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
         send(&*socket, &question.to_bytes(), None)?;
-        receive_answer(&*socket)
+        let received = receive(&*socket);
+        if received.is_err() {
+            // An answer that comes late would be taken for one to the next question.
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        }
+        read_answer(received?)
     }
 }
 
@@ -164,4 +181,51 @@ fn started(bpffs: &Path) -> io::Result<OwnedFd> {
         .stdout(Stdio::null())
         .spawn()?;
     Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::wire::send_answer;
+    use super::*;
+
+    fn pair() -> (Usher, OwnedFd) {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .expect("a pair");
+        let patience = TimeVal::new(0, 50_000);
+        (Usher::over(ours, patience).expect("an usher"), theirs)
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_done_without() {
+        let (usher, theirs) = pair();
+        assert_eq!(usher.memory(), 0);
+        // What comes late answers nothing any more.
+        let late = Answer {
+            bytes: 7u64.to_ne_bytes().to_vec(),
+            fd: None,
+        };
+        assert!(send_answer(&theirs, Ok(late)).is_err());
+        let started = Instant::now();
+        assert_eq!(usher.memory(), 0);
+        assert!(!usher.is_there() && started.elapsed() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn an_error_is_an_answer() {
+        let (usher, theirs) = pair();
+        for _ in 0..2 {
+            let again = io::Error::from_raw_os_error(libc::EAGAIN);
+            send_answer(&theirs, Err(again)).expect("sent");
+            let error = usher.all().expect_err("an error");
+            assert_eq!(error.raw_os_error(), Some(libc::EAGAIN));
+        }
+        assert!(receive(&theirs).is_ok(), "it was asked");
+    }
 }

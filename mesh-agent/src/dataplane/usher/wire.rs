@@ -98,9 +98,8 @@ pub(super) fn send_answer(to: impl AsFd, answer: io::Result<Answer>) -> io::Resu
     send(to, &bytes, fd.as_ref().map(AsFd::as_fd))
 }
 
-/// Receives an answer.
-pub(super) fn receive_answer(from: impl AsFd) -> io::Result<Answer> {
-    let (mut bytes, fd) = receive(from)?;
+/// Reads what was received as an answer.
+pub(super) fn read_answer((mut bytes, fd): (Vec<u8>, Option<OwnedFd>)) -> io::Result<Answer> {
     let number = bytes.first_chunk().copied().map(i32::from_ne_bytes);
     match number {
         Some(0) => {
