@@ -48,16 +48,17 @@ impl System {
     /// The few tools that tests call, for a computer of any kind.
     pub(super) fn of_tools(hardware: &Hardware, directory: &Path) -> Result<Self> {
         let root = directory.join("systems").join(hardware.arch.name());
-        if !root.exists() {
-            let next = root.with_extension("next");
-            extract(hardware, TOOLS, &next)?;
-            for directory in MOUNT_POINTS {
-                fs::create_dir_all(next.join(directory))?;
-            }
-            // Not even these directories are merged there, as they are where Debian is installed.
-            symlink("../usr/lib/modules", next.join("lib/modules"))?;
-            fs::rename(&next, &root)?;
+        let recipe = root.with_extension("recipe");
+        if fs::read_to_string(&recipe).is_ok_and(|found| found == TOOLS) {
+            return Ok(Self { root });
         }
+        extract(hardware, TOOLS, &root)?;
+        for directory in MOUNT_POINTS {
+            fs::create_dir_all(root.join(directory))?;
+        }
+        // Not even these directories are merged there, as they are where Debian is installed.
+        symlink("../usr/lib/modules", root.join("lib/modules"))?;
+        fs::write(recipe, TOOLS)?;
         Ok(Self { root })
     }
 
@@ -100,7 +101,7 @@ const MOUNT_POINTS: [&str; 7] = [
 const PACKAGES: &str = "systemd-sysv,dbus,iproute2,kmod,procps,busybox-static";
 
 /// What tests call where there is no system.
-const TOOLS: &str = "busybox-static,dash,iproute2,kmod,util-linux";
+const TOOLS: &str = "busybox-static,dash,iproute2,kmod,openssl,util-linux";
 
 /// What nobody reads there.
 const LEFT_OUT: [&str; 3] = [
