@@ -221,7 +221,7 @@ fn above_the_ceiling_telemetry_goes_first() {
         }
         // Enforced from now on, whatever the ceiling is.
         drop(start(sandbox));
-        limit(sandbox, "28MiB");
+        limit(sandbox, "25MiB");
         let _agent = start(sandbox);
         shop.is_guarded();
         until(TIDIED, "telemetry is given up", || {
@@ -238,7 +238,7 @@ fn above_the_ceiling_telemetry_goes_first() {
         let now = |name: &str| metric(sandbox, name, &[]).expect("a metric");
         assert_eq!(now("mesh_memory_shedding"), 1.0);
         assert_eq!(now("mesh_memory_shed_total"), 1.0);
-        assert_eq!(now("mesh_memory_limit_bytes"), f64::from(28 << 20));
+        assert_eq!(now("mesh_memory_limit_bytes"), f64::from(25 << 20));
         let denials = now("mesh_denials_total");
         let counted = sum(sandbox, DECISIONS, ("verdict", "denied"));
         for number in 0..10 {
