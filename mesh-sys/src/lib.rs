@@ -201,19 +201,6 @@ pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// The loaded program with this id (`BPF_PROG_GET_FD_BY_ID`).
-///
-/// # Errors
-///
-/// The kernel's error, `NotFound` if it is gone.
-pub fn program_by_id(id: u32) -> io::Result<OwnedFd> {
-    let mut attr = empty_attr();
-    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
-    let fd = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?;
-    // SAFETY: a new file descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
 /// Pins a program, map or link at `path`, on a BPF file system (`BPF_OBJ_PIN`).
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::identity::Identity;
 use crate::policy::diagnostic::{Diagnostic, Label, Problems};
 use crate::policy::parse::LocalNode;
-use crate::policy::parse::document::{Document, Fields};
+use crate::policy::parse::document::{Document, Fields, unless_broken};
 use crate::policy::source;
 
 /// Where the file is if nobody says otherwise.
@@ -198,10 +198,7 @@ impl AgentConfig {
     ///
     /// Everything that is wrong with the file.
     pub fn load(path: &Path, must_exist: bool) -> Result<Self, Vec<Diagnostic>> {
-        match Self::salvage(path, must_exist) {
-            (config, problems) if problems.is_empty() => Ok(config),
-            (_, problems) => Err(problems),
-        }
+        unless_broken(Self::salvage(path, must_exist))
     }
 
     /// The same, but what can be understood of a file that something is wrong with, and defaults for the rest: to
@@ -224,10 +221,7 @@ impl AgentConfig {
     ///
     /// Everything that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
-        match Self::understand(name, text) {
-            (config, problems) if problems.is_empty() => Ok(config),
-            (_, problems) => Err(problems),
-        }
+        unless_broken(Self::understand(name, text))
     }
 
     /// What can be understood of `text`, and all that is wrong with it: nothing, or errors.

@@ -215,18 +215,16 @@ pub(super) fn attach_tracepoints(
     pins: &Pins,
     usher: Option<&Usher>,
 ) -> Vec<(&'static str, String)> {
-    let tracepoints = HOOKS.iter().filter(|hooked| hooked.attach_type.is_none());
-    let failed = tracepoints.filter_map(|hooked| {
+    let failed = tracepoints().filter_map(|hooked| {
         let error = attach_tracepoint(ebpf, pins, usher, hooked).err()?;
         Some((hooked.hook, error.to_string()))
     });
     failed.collect()
 }
 
-/// Names of the tracepoints that programs are attached to.
-pub(super) fn tracepoints() -> impl Iterator<Item = &'static str> {
-    let tracepoints = HOOKS.iter().filter(|hooked| hooked.attach_type.is_none());
-    tracepoints.map(|hooked| hooked.hook)
+/// The programs of tracepoints.
+pub(super) fn tracepoints() -> impl Iterator<Item = &'static Hooked> {
+    HOOKS.iter().filter(|hooked| hooked.attach_type.is_none())
 }
 
 /// Puts every loaded program in force below `hierarchy`.

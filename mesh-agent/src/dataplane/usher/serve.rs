@@ -37,7 +37,7 @@ pub fn serve(connection: impl AsFd, bpffs: Option<PathBuf>) -> io::Result<()> {
         known: BTreeMap::new(),
         hierarchy: Hierarchy::find(None).ok(),
         bpffs,
-        tracepoints: tracefs::open(programs::tracepoints()),
+        tracepoints: tracefs::open(programs::tracepoints().map(|hooked| hooked.hook)),
     };
     sandbox::enter_as_usher().map_err(io::Error::other)?;
     memory::forget_code();

@@ -22,6 +22,16 @@ pub(crate) struct Document<'s> {
     lines_before: u32,
 }
 
+/// What was read, or all that is wrong with it.
+pub(crate) fn unless_broken<T>(
+    (read, problems): (T, Vec<Diagnostic>),
+) -> Result<T, Vec<Diagnostic>> {
+    match problems.is_empty() {
+        true => Ok(read),
+        false => Err(problems),
+    }
+}
+
 impl<'s> Document<'s> {
     pub(crate) fn new(name: Arc<str>, text: &'s str) -> Self {
         Self::after(0, name, text)
@@ -43,10 +53,7 @@ impl<'s> Document<'s> {
 
     /// The whole of it as a table; what is wrong with its syntax, if anything.
     pub(crate) fn table(&self) -> Result<DeTable<'s>, Vec<Diagnostic>> {
-        match self.recovered() {
-            (table, problems) if problems.is_empty() => Ok(table),
-            (_, problems) => Err(problems),
-        }
+        unless_broken(self.recovered())
     }
 
     /// What of it could be read as a table, and what is wrong with the syntax of the rest.
