@@ -199,7 +199,7 @@ impl Dataplane {
         let touched = self.policy.apply(entries, revision, id_epoch)?;
         if old_epoch.is_some_and(|old| old != id_epoch) {
             self.stats.forget();
-            self.stats.make_room(true)?;
+            self.stats.make_room()?;
         }
         if self.ebpf.is_none() {
             self.sync_http()?;
@@ -317,7 +317,7 @@ impl Dataplane {
     ///
     /// The kernel refuses.
     pub(crate) fn allow_series(&mut self, allowed: bool) -> Result<(), DataplaneError> {
-        Ok(self.stats.make_room(allowed)?)
+        Ok(self.stats.grow(allowed)?)
     }
 
     /// Memory of all maps, bytes.

@@ -30,6 +30,8 @@ pub(super) struct StatsMaps {
     room: Array<MapData, u64>,
     /// How many series of each kind there may be.
     series: u32,
+    /// Whether more may be made than there are.
+    grows: bool,
 }
 
 /// Maps that may have fewer entries than they could, and their index in `ROOM`.
@@ -74,6 +76,7 @@ impl StatsMaps {
         let mut maps = Self {
             room: take(ebpf, "ROOM")?.try_into()?,
             series,
+            grows: true,
             flows: take(ebpf, "FLOWS")?.try_into()?,
             requests: take(ebpf, "REQUESTS")?.try_into()?,
             unparsed: take(ebpf, "UNPARSED")?.try_into()?,
@@ -82,16 +85,22 @@ impl StatsMaps {
             split_counters: take(ebpf, "SPLIT_COUNTERS")?.try_into()?,
             affinity: take(ebpf, "AFFINITY")?.try_into()?,
         };
-        maps.make_room(true)?;
+        maps.make_room()?;
         Ok(maps)
     }
 
-    /// Says how many more series may be made: as many as there is room for if `allowed`, else none.
-    pub(super) fn make_room(&mut self, allowed: bool) -> Result<(), MapError> {
+    /// Whether new series are counted from now on.
+    pub(super) fn grow(&mut self, grows: bool) -> Result<(), MapError> {
+        self.grows = grows;
+        self.make_room()
+    }
+
+    /// Says how many more series may be made: as many as there is room for, if any.
+    pub(super) fn make_room(&mut self) -> Result<(), MapError> {
         for (map, kind) in LIMITED {
             let there = self.entries(map).unwrap_or_default() as u64;
             let room = u64::from(self.series).saturating_sub(there);
-            self.room.set(kind, if allowed { room } else { 0 }, 0)?;
+            self.room.set(kind, if self.grows { room } else { 0 }, 0)?;
         }
         Ok(())
     }
