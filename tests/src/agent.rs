@@ -53,6 +53,17 @@ pub fn command(sandbox: &Sandbox, arguments: &[&str]) -> io::Result<Output> {
         .output()
 }
 
+/// What the unit sets for the C library, so that an agent is as large here as where it is installed.
+fn allocator() -> Option<(&'static str, &'static str)> {
+    const UNIT: &str = include_str!("../../packaging/systemd/mesh-agent.service");
+    const NAME: &str = "GLIBC_TUNABLES";
+    let settings = UNIT
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment="));
+    let mut pairs = settings.filter_map(|setting| setting.split_once('='));
+    pairs.find(|(name, _)| *name == NAME)
+}
+
 impl AgentProcess {
     /// Cgroup of [`Self::start_below`], below the sandbox's.
     pub const CGROUP: &str = "system.slice/mesh-agent.service";
@@ -113,6 +124,7 @@ impl AgentProcess {
             .arg("--config")
             .arg(sandbox.agent_toml())
             .env("NO_COLOR", "1")
+            .envs(allocator())
             .stderr(log)
             .spawn()?;
         Ok(Self { child })

@@ -24,6 +24,8 @@ use crate::telemetry::status::anonymous_bytes;
 ///
 /// It cannot confine itself, or does not know its own network namespace.
 pub fn serve(connection: impl AsFd, bpffs: Option<PathBuf>) -> io::Result<()> {
+    // Started from /proc/self/exe it would be shown as "exe".
+    rustix::thread::set_name(c"mesh-usher")?;
     if bpffs.is_some() {
         // Whoever ends all of a session or a service means the agent, which may need a moment.
         let mut ends = SigSet::empty();
@@ -94,6 +96,7 @@ impl Server {
             }
             Question::Memory => {
                 memory::give_back();
+                memory::forget_code();
                 let bytes = anonymous_bytes().unwrap_or_default();
                 Ok(Answer {
                     bytes: bytes.to_ne_bytes().to_vec(),
