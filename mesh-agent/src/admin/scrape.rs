@@ -44,6 +44,8 @@ pub(super) struct Scraper {
     source: Arc<dyn Source>,
     exporter: Exporter,
     kept: Kept<Rendered>,
+    /// Length of the last body that was not packed: the next one need not be moved as it grows.
+    length: usize,
 }
 
 struct Rendered {
@@ -57,6 +59,7 @@ impl Scraper {
             source,
             exporter,
             kept: Kept::default(),
+            length: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl Scraper {
             source,
             exporter,
             kept,
+            length,
         } = self;
         let rendered = kept.get_or(|| Rendered {
             view: exporter.view(source.snapshot()),
@@ -93,16 +97,23 @@ impl Scraper {
         if let Some((_, body)) = rendered.bodies.iter().find(|(is, _)| *is == wanted) {
             return body.clone();
         }
-        let body = Bytes::from(render(exporter, &rendered.view, wanted));
+        let body = match packed {
+            true => pack(exporter, &rendered.view, format),
+            false => {
+                let mut body = String::with_capacity(*length + *length / 16);
+                // Writing to memory does not fail.
+                let _ = exporter.write(&mut body, &rendered.view, format);
+                *length = body.len();
+                body.into_bytes()
+            }
+        };
+        let body = Bytes::from(body);
         rendered.bodies.push((wanted, body.clone()));
         body
     }
 }
 
-fn render(exporter: &Exporter, view: &View, (format, packed): (Format, bool)) -> Vec<u8> {
-    if !packed {
-        return exporter.render(view, format).into_bytes();
-    }
+fn pack(exporter: &Exporter, view: &View, format: Format) -> Vec<u8> {
     let mut packer = Packer::default();
     let written = exporter.write(&mut packer, view, format);
     let body = written.and_then(|()| packer.finish().ok().ok_or(fmt::Error));

@@ -1,16 +1,30 @@
 //! From OpenMetrics, as prometheus-client writes it, to the text format 0.0.4.
 //!
-//! Three things differ in what we expose: a counter's metadata names the sample (`x_total`), not
-//! the family; an info is a gauge named `x_info`; units, exemplars and the end mark do not exist.
+//! Three things differ in what we expose, which has no exemplars: a counter's metadata names the
+//! sample (`x_total`), not the family; an info is a gauge named `x_info`; units and the end mark do
+//! not exist.
 
 use std::fmt;
 
-/// Converts what is written to it, line by line, and writes it to `W`.
+use memchr::memchr;
+
+/// Converts what is written to it and writes it to `W`.
 #[derive(Debug)]
 pub(crate) struct TextWriter<W> {
     out: W,
-    line: String,
+    line: Line,
+    /// As much of a line of metadata as there is.
+    metadata: String,
     help: Option<(String, String)>,
+}
+
+/// What is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// Nothing yet.
+    New,
+    Sample,
+    Metadata,
 }
 
 impl<W: fmt::Write> TextWriter<W> {
@@ -18,26 +32,39 @@ impl<W: fmt::Write> TextWriter<W> {
     pub(crate) fn new(out: W) -> Self {
         Self {
             out,
-            line: String::new(),
+            line: Line::New,
+            metadata: String::new(),
             help: None,
         }
     }
 
-    fn end_line(&mut self) -> fmt::Result {
-        let mut line = std::mem::take(&mut self.line);
-        if let Some(metadata) = line.strip_prefix("# ") {
-            self.metadata(metadata)?;
-        } else {
-            line.truncate(without_exemplar(&line).len());
-            line.push('\n');
-            self.out.write_str(&line)?;
+    /// Takes a part of a line.
+    fn part(&mut self, text: &str) -> fmt::Result {
+        if self.line == Line::New {
+            self.line = match text.starts_with('#') {
+                true => Line::Metadata,
+                false => Line::Sample,
+            };
         }
-        line.clear();
-        self.line = line;
+        match self.line {
+            Line::Metadata => self.metadata.push_str(text),
+            _ => self.out.write_str(text)?,
+        }
         Ok(())
     }
 
-    fn metadata(&mut self, metadata: &str) -> fmt::Result {
+    fn end_line(&mut self) -> fmt::Result {
+        if self.line == Line::Metadata {
+            let line = std::mem::take(&mut self.metadata);
+            self.convert(line.strip_prefix("# ").unwrap_or_default())?;
+        } else {
+            self.out.write_char('\n')?;
+        }
+        self.line = Line::New;
+        Ok(())
+    }
+
+    fn convert(&mut self, metadata: &str) -> fmt::Result {
         let mut words = metadata.splitn(3, ' ');
         match (words.next(), words.next(), words.next()) {
             // The name it will have depends on the type, which comes next.
@@ -60,13 +87,17 @@ impl<W: fmt::Write> TextWriter<W> {
 impl<W: fmt::Write> fmt::Write for TextWriter<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
-        while let Some((end, more)) = rest.split_once('\n') {
-            self.line.push_str(end);
+        while let Some(end) = memchr(b'\n', rest.as_bytes()) {
+            if end > 0 {
+                self.part(&rest[..end])?;
+            }
             self.end_line()?;
-            rest = more;
+            rest = &rest[end + 1..];
         }
-        self.line.push_str(rest);
-        Ok(())
+        match rest.is_empty() {
+            true => Ok(()),
+            false => self.part(rest),
+        }
     }
 }
 
@@ -84,26 +115,6 @@ fn rename(kind: &str) -> (&'static str, &str) {
 /// In 0.0.4 a help text has no escape for quotes.
 fn unquote(help: &str) -> String {
     help.replace(r#"\""#, "\"")
-}
-
-/// The sample without ` # {..} value`, which can only come after the labels.
-fn without_exemplar(line: &str) -> &str {
-    // Nearly all lines: a scrape has tens of thousands of them.
-    if !line.contains('#') {
-        return line;
-    }
-    let mut quoted = false;
-    let mut escaped = false;
-    for (at, byte) in line.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'#' if !quoted => return line[..at].trim_end(),
-            _ => {}
-        }
-    }
-    line
 }
 
 #[cfg(test)]
@@ -127,7 +138,7 @@ mod tests {
                 "# HELP c_info Build.\n# TYPE c_info gauge\nc_info{v=\"1\"} 1\n",
             ),
             (
-                "# HELP d X.\n# TYPE d histogram\nd_sum 1.0\nd_count 1\nd_bucket{le=\"+Inf\"} 1 # {id=\"7\"} 0.5\n",
+                "# HELP d X.\n# TYPE d histogram\nd_sum 1.0\nd_count 1\nd_bucket{le=\"+Inf\"} 1\n",
                 "# HELP d X.\n# TYPE d histogram\nd_sum 1.0\nd_count 1\nd_bucket{le=\"+Inf\"} 1\n",
             ),
             ("# TYPE e unknown\ne 1\n", "# TYPE e untyped\ne 1\n"),
@@ -141,7 +152,7 @@ mod tests {
             ),
             // Label values can look like anything.
             (
-                "i_total{x=\"# {a} \\\" # {b} \\\\\"} 1 # {id=\"7\"} 1\n",
+                "i_total{x=\"# {a} \\\" # {b} \\\\\"} 1\n",
                 "i_total{x=\"# {a} \\\" # {b} \\\\\"} 1\n",
             ),
             ("", ""),
