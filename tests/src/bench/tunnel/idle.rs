@@ -37,7 +37,9 @@ pub(super) fn measure(contest: &Contest<'_>) -> Result<()> {
     for (pair, proxies) in pairs.iter().zip(&mut proxies) {
         push_all(pair.as_ref(), proxies)?;
     }
-    println!("\nmemory: one proxy with all of its processes, MiB resident");
+    println!(
+        "\nmemory: one proxy with all of its processes, MiB resident; a flow's share is anonymous memory"
+    );
     let rows = pairs.iter().zip(&proxies).flat_map(|(pair, proxies)| {
         let sides = Side::BOTH.into_iter().zip(proxies);
         sides.map(|(side, sizes)| row(&format!("{} {}", pair.name(), side.name()), sizes))
@@ -104,8 +106,9 @@ fn columns() -> Vec<Column> {
 fn row(name: &str, sizes: &[Memory]) -> Row {
     let resident = |which: usize| sizes.get(which).map_or(f64::NAN, |size| size.resident);
     let mebibytes = |which: usize| resident(which) / f64::from(1 << 20);
+    let anonymous = |which: usize| sizes.get(which).map_or(f64::NAN, |size| size.anonymous);
     let per_flow = |which: usize| {
-        let more = resident(which) - resident(0);
+        let more = anonymous(which) - anonymous(0);
         more / STEPS[which - 1] as f64 / 1024.0
     };
     let proportional = sizes.first().map_or(f64::NAN, |size| size.proportional);

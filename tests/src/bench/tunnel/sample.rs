@@ -97,11 +97,13 @@ fn busy_ticks(line: &str) -> f64 {
         .sum()
 }
 
-/// Resident and proportional size of all processes in cgroups, in bytes.
+/// Size of all processes in cgroups, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Memory {
     pub(super) resident: f64,
     pub(super) proportional: f64,
+    /// Without pages of files, which come and go with the code that runs.
+    pub(super) anonymous: f64,
 }
 
 impl Memory {
@@ -113,6 +115,7 @@ impl Memory {
             let text = fs::read_to_string(&path).context(path)?;
             memory.resident += field(&text, "Rss:")?;
             memory.proportional += field(&text, "Pss:")?;
+            memory.anonymous += field(&text, "Anonymous:")?;
         }
         Ok(memory)
     }
