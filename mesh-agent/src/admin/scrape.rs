@@ -100,9 +100,7 @@ impl Scraper {
         let body = match packed {
             true => pack(exporter, &rendered.view, format),
             false => {
-                let mut body = String::with_capacity(*length + *length / 16);
-                // Writing to memory does not fail.
-                let _ = exporter.write(&mut body, &rendered.view, format);
+                let body = exporter.render(&rendered.view, format, *length + *length / 16);
                 *length = body.len();
                 body.into_bytes()
             }

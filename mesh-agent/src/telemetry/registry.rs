@@ -92,9 +92,9 @@ impl Exporter {
         }))
     }
 
-    /// The body of a scrape.
-    pub fn render(&self, view: &View, format: Format) -> String {
-        let mut body = String::new();
+    /// The body of a scrape, which is expected to be so long.
+    pub fn render(&self, view: &View, format: Format, expected: usize) -> String {
+        let mut body = String::with_capacity(expected);
         let written = self.write(&mut body, view, format);
         debug_assert!(written.is_ok(), "writing to memory does not fail");
         body

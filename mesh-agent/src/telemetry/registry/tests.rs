@@ -244,7 +244,7 @@ fn exporter(series: usize) -> Exporter {
 fn body(snapshot: Snapshot, format: Format) -> String {
     let mut exporter = exporter(DEFAULT_SERIES);
     let view = exporter.view(snapshot);
-    exporter.render(&view, format)
+    exporter.render(&view, format, 0)
 }
 
 fn without_process(body: &str) -> String {
@@ -341,7 +341,7 @@ fn beyond_the_cap_is_other() {
         flows: flows.collect(),
         ..Snapshot::default()
     });
-    let body = exporter.render(&view, Format::Text);
+    let body = exporter.render(&view, Format::Text, 0);
     for expected in [
         r#"mesh_tcp_connections_opened_total{reporter="source",source_service="other",destination_service="other",destination_version="other",connection_security_policy="none"} 47"#,
         r#"mesh_metrics_series_dropped_total{kind="flow",stage="scrape"} 47"#,
