@@ -1,4 +1,4 @@
-//! Atomic addition, which `core` does not offer on this target.
+//! Atomic access, which `core` does not offer on this target.
 
 use core::arch::asm;
 
@@ -38,6 +38,40 @@ pub(crate) unsafe fn exchange(word: *mut u64, value: u64) -> u64 {
         );
     }
     before
+}
+
+/// Writes `value` to `*word`, behind whatever this CPU was told to write before.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub(crate) unsafe fn write(word: *mut u64, value: u64) {
+    // SAFETY: the caller's promise. The compiler moves no access past it.
+    unsafe {
+        asm!(
+            "*(u64 *)({word} + 0) = {value}",
+            word = in(reg) word,
+            value = in(reg) value,
+        );
+    }
+}
+
+/// Writes 0 to `*word`, once other CPUs see whatever was written before.
+///
+/// # Safety
+///
+/// As for [`fetch_add`].
+#[inline(always)]
+pub(crate) unsafe fn release(word: *mut u64) {
+    if cfg!(bpf_target_arch = "x86_64") {
+        // Its writes come in order anyway, and a locked instruction would wait for them.
+        // SAFETY: the caller's promise.
+        unsafe { write(word, 0) };
+    } else {
+        // SAFETY: as above.
+        unsafe { exchange(word, 0) };
+    }
 }
 
 /// Adds `value` to `*counter`.

@@ -39,12 +39,14 @@ pub struct HttpSocket {
     pub pending: Pending,
     /// What the server sends, as packets and as frames.
     pub sent: Direction,
+    /// The rest of the line.
+    _rest: u64,
     /// The same as messages.
     pub responses: Stream,
 }
-const _: () = assert!(size_of::<HttpSocket>() == 568);
+const _: () = assert!(size_of::<HttpSocket>() == 952);
 const _: () = assert!((8 + offset_of!(HttpSocket, requests)).is_multiple_of(LINE));
-const _: () = assert!((16 + offset_of!(HttpSocket, pending)).is_multiple_of(LINE));
+const _: () = assert!((24 + offset_of!(HttpSocket, pending)).is_multiple_of(LINE));
 const _: () = assert!((8 + offset_of!(HttpSocket, responses)).is_multiple_of(LINE));
 
 /// Bytes of a cache line on most machines.
@@ -63,9 +65,9 @@ pub struct Direction {
     /// Where in its frames it is, if it is HTTP/2.
     pub walk: Walk,
     /// Zero.
-    _pad: [u32; 3],
+    _pad: u32,
 }
-const _: () = assert!(size_of::<Direction>() == 56);
+const _: () = assert!(size_of::<Direction>() == 48);
 
 /// Bits of [`HttpSocket::flags`].
 pub mod http_flag {

@@ -67,7 +67,7 @@ pub(crate) fn received(skb: *mut __sk_buff) {
         Piece::Gap => missed(socket),
     }
     // SAFETY: as above.
-    unsafe { atomic::exchange(&raw mut socket.received.busy, 0) };
+    unsafe { atomic::release(&raw mut socket.received.busy) };
 }
 
 /// Notes that bytes of the client were seen. What both directions read is written only if it
@@ -88,6 +88,7 @@ pub(crate) fn sent(skb: *mut __sk_buff) {
     let Some(socket) = ctx::storage(&HTTP_SOCKETS, sk, 0) else {
         return;
     };
+    socket.pending.fetch();
     let Some(segment) = wanted(skb, socket) else {
         return;
     };

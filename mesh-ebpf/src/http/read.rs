@@ -133,8 +133,9 @@ pub(super) fn read(
         tally::over(socket, Unparsed::Busy);
     }
     if side == Side::Responses {
+        // Only this CPU looks at it.
         // SAFETY: a field of a map value that lives while the program runs.
-        unsafe { atomic::exchange(&raw mut work.taken, 0) };
+        unsafe { atomic::write(&raw mut work.taken, 0) };
     }
 }
 
