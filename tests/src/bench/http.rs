@@ -1,6 +1,7 @@
 //! Requests to nginx by wrk: whether the mesh counts what the client counts, and what counting
 //! costs.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -95,7 +96,10 @@ pub(super) fn measure(options: &Options) -> Result<bool> {
     let stage = Stage::new()?;
     let mut kept = stage.exact(options.requests, 4, false)?;
     kept &= stage.exact(options.requests.div_ceil(10), 1, true)?;
-    kept &= stage.cost(options)?;
+    for (name, path) in PAGES {
+        println!("\n{name}:");
+        kept &= stage.cost(options, path)?;
+    }
     Ok(kept || !options.check)
 }
 
@@ -111,12 +115,11 @@ impl Stage {
         };
         let cgroups = [unit("read")?, unit("unread")?, plain.child("server")?];
         let agent = AgentProcess::start(&sandbox).context("the agent does not start")?;
-        let server = |index: usize| {
-            let listen = SocketAddr::from(([127, 0, 0, 1], 8081 + index as u16));
+        let start = |index: usize| {
             let directory = sandbox.path(&format!("nginx-{index}"));
-            Nginx::start(&cgroups[index], &directory, &[listen], LOCATION)
+            server(&cgroups[index], &directory, 8081 + index as u16)
         };
-        let servers = [server(0)?, server(1)?, server(2)?];
+        let servers = [start(0)?, start(1)?, start(2)?];
         for cgroup in &cgroups {
             pin(cgroup, CPUS[1])?;
         }
@@ -181,7 +184,7 @@ impl Stage {
     }
 
     /// Requests per second of each variant, and their ratios; whether the target is kept.
-    fn cost(&self, options: &Options) -> Result<bool> {
+    fn cost(&self, options: &Options, path: &str) -> Result<bool> {
         let variants = [
             (&self.client, "10.96.0.10:80"),
             (&self.client, "10.96.0.11:80"),
@@ -196,14 +199,14 @@ impl Stage {
                 let (cgroup, to) = variants[which];
                 let used = || cpu_time(&[cgroup, &self.cgroups[which]]);
                 let before = used()?;
-                let (each_second, requests) = throughput(cgroup, to, options)?;
+                let (each_second, requests) = throughput(cgroup, &format!("{to}{path}"), options)?;
                 rate[which] = each_second;
                 time[which] = (used()? - before) / requests;
             }
             rates.push(rate);
             times.push(time);
         }
-        println!("\nrequests per second, median of {} rounds:", rates.len());
+        println!("requests per second, median of {} rounds:", rates.len());
         for (index, name) in ["requests read", "not read", "no mesh"].iter().enumerate() {
             println!(
                 "  {name:14} {:9.0}, and {:.2} us of CPU time a request",
@@ -221,7 +224,25 @@ impl Stage {
     }
 }
 
-const LOCATION: &str = "location / { return 200 \"hello, this is what is served\"; }";
+/// What is asked for: how it is called, and where it is.
+const PAGES: [(&str, &str); 2] = [
+    ("a fixed answer of 30 bytes, the least that nginx does", "/"),
+    ("a page of 1 KiB from disk", "/page"),
+];
+/// Bytes of the page.
+const PAGE_BYTES: usize = 1024;
+/// nginx of Debian sends files so.
+const LOCATIONS: &str = "sendfile on; tcp_nopush on; root .;\n\
+    location / { return 200 \"hello, this is what is served\"; }\n\
+    location /page { }";
+
+/// An nginx that serves what is asked for.
+fn server(cgroup: &Path, directory: &Path, port: u16) -> Result<Nginx> {
+    fs::create_dir_all(directory)?;
+    fs::write(directory.join("page"), [b'x'; PAGE_BYTES])?;
+    let listen = SocketAddr::from(([127, 0, 0, 1], port));
+    Ok(Nginx::start(cgroup, directory, &[listen], LOCATIONS)?)
+}
 
 /// Requests per second, and how many.
 fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<(f64, f64)> {
@@ -229,7 +250,7 @@ fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<(f64, f64)> 
         .args(["-c", CPUS[0], "wrk", "-t", "1"])
         .args(["-c", &options.connections.to_string()])
         .args(["-d", &format!("{}s", options.seconds)])
-        .arg(format!("http://{to}/"))
+        .arg(format!("http://{to}"))
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let rate = text
@@ -250,7 +271,7 @@ fn throughput(cgroup: &Path, to: &str, options: &Options) -> Result<(f64, f64)> 
 fn cpu_time(cgroups: &[&Path]) -> Result<f64> {
     let mut sum = 0.0;
     for cgroup in cgroups {
-        let text = std::fs::read_to_string(cgroup.join("cpu.stat"))?;
+        let text = fs::read_to_string(cgroup.join("cpu.stat"))?;
         let used = text
             .lines()
             .find_map(|line| line.strip_prefix("usage_usec "));
@@ -261,7 +282,7 @@ fn cpu_time(cgroups: &[&Path]) -> Result<f64> {
 
 /// Moves every process of a cgroup to a CPU.
 fn pin(cgroup: &Path, cpu: &str) -> Result<()> {
-    let processes = std::fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs"))?;
     for process in processes.lines() {
         let status = Command::new("taskset")
             .args(["-a", "-p", "-c", cpu, process])
