@@ -4,6 +4,7 @@
 //! the only userspace crate with `unsafe` code, so that the agent can forbid it.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod batch;
 pub mod inherited;
 pub mod memory;
 

@@ -6,6 +6,7 @@
 mod addresses;
 mod cgroup;
 mod diag;
+mod entries;
 mod flows;
 mod guard;
 mod http;

@@ -14,6 +14,7 @@ use mesh_common::{
 
 use super::DataplaneError;
 use super::cgroup::{Cgroup, Hierarchy};
+use super::entries::Entries as _;
 use super::http;
 use super::pins::Pins;
 use super::stats::Usage;
@@ -216,7 +217,7 @@ impl PolicyMaps {
             "EGRESS" => self.egress.len(slot),
             "SOURCES" => self.sources.len(slot),
             "SELECTORS" => self.selectors.len(slot),
-            "CGROUPS" => Some(self.cgroups.keys().count()),
+            "CGROUPS" => self.cgroups.count(),
             _ => None,
         }
     }

@@ -14,6 +14,7 @@ use mesh_common::{
 };
 
 use super::DataplaneError;
+use super::entries::Entries as _;
 use super::pins::Pins;
 use super::policy_maps::take;
 use super::programs::MAPS;
@@ -114,27 +115,21 @@ impl StatsMaps {
     /// Reads all counters.
     pub(super) fn read(&self) -> Result<Stats, MapError> {
         let mut stats = Stats::default();
-        for entry in self.flows.iter() {
-            let (key, values) = entry?;
-            stats
-                .flows
-                .push((key, values.iter().fold(FlowStats::default(), add)));
-        }
-        for entry in self.requests.iter() {
-            let (key, values) = entry?;
-            let sum = values.iter().fold(RequestStats::default(), add_requests);
-            stats.requests.push((key, sum));
-        }
-        for entry in self.unparsed.iter() {
-            let (key, values) = entry?;
-            stats.unparsed.push((key, values.iter().sum()));
-        }
-        for entry in self.decisions.iter() {
-            let (key, values) = entry?;
-            stats
-                .decisions
-                .push((key, values.iter().map(|value| value[0]).sum()));
-        }
+        self.flows.for_each(|key, cpus| {
+            let sum = cpus.iter().fold(FlowStats::default(), add);
+            stats.flows.push((*key, sum));
+        })?;
+        self.requests.for_each(|key, cpus| {
+            let sum = cpus.iter().fold(RequestStats::default(), add_requests);
+            stats.requests.push((*key, sum));
+        })?;
+        self.unparsed.for_each(|key, cpus| {
+            stats.unparsed.push((*key, cpus.iter().sum()));
+        })?;
+        self.decisions.for_each(|key, cpus| {
+            let sum = cpus.iter().map(|[count, _]| count).sum();
+            stats.decisions.push((*key, sum));
+        })?;
         for (index, total) in stats.counters.iter_mut().enumerate() {
             *total = self.counters.get(&(index as u32), 0)?.iter().sum();
         }
@@ -163,42 +158,36 @@ impl StatsMaps {
 
     /// Forgets everything that is keyed by ids, after ids have started over.
     pub(super) fn forget(&mut self) {
-        let keys = self.flows.keys().flatten().collect();
+        let keys = self.flows.keys_where(|_| true);
         forget_keys(keys, |key| self.flows.remove(key));
-        let keys = self.requests.keys().flatten().collect();
+        let keys = self.requests.keys_where(|_| true);
         forget_keys(keys, |key| self.requests.remove(key));
-        let keys = self.unparsed.keys().flatten().collect();
+        let keys = self.unparsed.keys_where(|_| true);
         forget_keys(keys, |key| self.unparsed.remove(key));
-        let keys = self.decisions.keys().flatten().collect();
+        let keys = self.decisions.keys_where(|_| true);
         forget_keys(keys, |key| self.decisions.remove(key));
-        let keys = self.split_counters.keys().flatten().collect();
+        let keys = self.split_counters.keys_where(|_| true);
         forget_keys(keys, |key| self.split_counters.remove(key));
-        let keys = self.affinity.keys().flatten().collect();
+        let keys = self.affinity.keys_where(|_| true);
         forget_keys(keys, |key| self.affinity.remove(key));
     }
 
     /// How many entries the map `name` has, if it is one of these.
     pub(super) fn entries(&self, name: &str) -> Option<usize> {
         match name {
-            "FLOWS" => Some(self.flows.keys().count()),
-            "REQUESTS" => Some(self.requests.keys().count()),
-            "UNPARSED" => Some(self.unparsed.keys().count()),
-            "DECISIONS" => Some(self.decisions.keys().count()),
-            "SPLIT_COUNTERS" => Some(self.split_counters.keys().count()),
-            "AFFINITY" => Some(self.affinity.keys().count()),
+            "FLOWS" => self.flows.count(),
+            "REQUESTS" => self.requests.count(),
+            "UNPARSED" => self.unparsed.count(),
+            "DECISIONS" => self.decisions.count(),
+            "SPLIT_COUNTERS" => self.split_counters.count(),
+            "AFFINITY" => self.affinity.count(),
             _ => None,
         }
     }
 
     /// Removes affinity entries that expired before `now_ns` (since boot).
     pub(super) fn expire_affinity(&mut self, now_ns: u64) {
-        let expired: Vec<AffinityKey> = self
-            .affinity
-            .iter()
-            .flatten()
-            .filter(|(_, value)| value.expires_ns < now_ns)
-            .map(|(key, _)| key)
-            .collect();
+        let expired = self.affinity.keys_where(|value| value.expires_ns < now_ns);
         for key in expired {
             // It may be gone.
             let _ = self.affinity.remove(&key);
