@@ -108,7 +108,11 @@ impl Exporter {
     pub fn write(&self, out: &mut impl fmt::Write, view: &View, format: Format) -> fmt::Result {
         match format {
             Format::OpenMetrics => self.encode(out, view),
-            Format::Text => self.encode(&mut TextWriter::new(out), view),
+            Format::Text => {
+                let mut text = TextWriter::new(out);
+                self.encode(&mut text, view)?;
+                text.finish()
+            }
         }
     }
 

@@ -5,26 +5,21 @@
 //! not exist.
 
 use std::fmt;
+use std::mem::take;
 
-use memchr::memchr;
+use memchr::memmem::find;
+use memchr::memrchr;
+
+/// How much is converted at once, bytes: lines come in many small parts.
+const CHUNK: usize = 32 << 10;
 
 /// Converts what is written to it and writes it to `W`.
 #[derive(Debug)]
 pub(crate) struct TextWriter<W> {
     out: W,
-    line: Line,
-    /// As much of a line of metadata as there is.
-    metadata: String,
+    /// What has not been converted yet.
+    waiting: String,
     help: Option<(String, String)>,
-}
-
-/// What is being written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
-    /// Nothing yet.
-    New,
-    Sample,
-    Metadata,
 }
 
 impl<W: fmt::Write> TextWriter<W> {
@@ -32,35 +27,36 @@ impl<W: fmt::Write> TextWriter<W> {
     pub(crate) fn new(out: W) -> Self {
         Self {
             out,
-            line: Line::New,
-            metadata: String::new(),
+            waiting: String::with_capacity(CHUNK * 2),
             help: None,
         }
     }
 
-    /// Takes a part of a line.
-    fn part(&mut self, text: &str) -> fmt::Result {
-        if self.line == Line::New {
-            self.line = match text.starts_with('#') {
-                true => Line::Metadata,
-                false => Line::Sample,
-            };
-        }
-        match self.line {
-            Line::Metadata => self.metadata.push_str(text),
-            _ => self.out.write_str(text)?,
-        }
-        Ok(())
+    /// Writes what is left.
+    ///
+    /// # Errors
+    ///
+    /// Those of `W`.
+    pub(crate) fn finish(mut self) -> fmt::Result {
+        self.pass(self.waiting.len())
     }
 
-    fn end_line(&mut self) -> fmt::Result {
-        if self.line == Line::Metadata {
-            let line = std::mem::take(&mut self.metadata);
+    /// Passes so many bytes of whole lines on.
+    fn pass(&mut self, end: usize) -> fmt::Result {
+        let mut waiting = take(&mut self.waiting);
+        let mut lines = &waiting[..end];
+        while !lines.is_empty() {
+            let samples = match lines.starts_with('#') {
+                true => 0,
+                false => find(lines.as_bytes(), b"\n#").map_or(lines.len(), |feed| feed + 1),
+            };
+            self.out.write_str(&lines[..samples])?;
+            let (line, rest) = lines[samples..].split_once('\n').unwrap_or_default();
             self.convert(line.strip_prefix("# ").unwrap_or_default())?;
-        } else {
-            self.out.write_char('\n')?;
+            lines = rest;
         }
-        self.line = Line::New;
+        waiting.drain(..end);
+        self.waiting = waiting;
         Ok(())
     }
 
@@ -86,18 +82,12 @@ impl<W: fmt::Write> TextWriter<W> {
 
 impl<W: fmt::Write> fmt::Write for TextWriter<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        while let Some(end) = memchr(b'\n', rest.as_bytes()) {
-            if end > 0 {
-                self.part(&rest[..end])?;
-            }
-            self.end_line()?;
-            rest = &rest[end + 1..];
+        self.waiting.push_str(text);
+        if self.waiting.len() < CHUNK {
+            return Ok(());
         }
-        match rest.is_empty() {
-            true => Ok(()),
-            false => self.part(rest),
-        }
+        let feed = memrchr(b'\n', self.waiting.as_bytes());
+        feed.map_or(Ok(()), |feed| self.pass(feed + 1))
     }
 }
 
@@ -121,6 +111,16 @@ fn unquote(help: &str) -> String {
 mod tests {
     use super::*;
     use std::fmt::Write as _;
+
+    fn converted<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+        let mut text = String::new();
+        let mut writer = TextWriter::new(&mut text);
+        for part in parts {
+            writer.write_str(part).expect("memory");
+        }
+        writer.finish().expect("memory");
+        text
+    }
 
     #[test]
     fn openmetrics_becomes_0_0_4() {
@@ -157,15 +157,17 @@ mod tests {
             ),
             ("", ""),
         ] {
-            let mut whole = TextWriter::new(String::new());
-            whole.write_str(openmetrics).expect("memory");
-            assert_eq!(whole.out, expected);
-
-            let mut pieces = TextWriter::new(String::new());
-            for character in openmetrics.chars() {
-                pieces.write_char(character).expect("memory");
-            }
-            assert_eq!(pieces.out, expected, "written in pieces");
+            assert_eq!(converted([openmetrics]), expected);
+            let pieces = openmetrics.split_inclusive(|_| true);
+            assert_eq!(converted(pieces), expected, "written in pieces");
+            let many = openmetrics.repeat(CHUNK / 10);
+            assert_eq!(converted([&*many]), expected.repeat(CHUNK / 10), "many");
+            let pieces = many.split_inclusive(|_| true);
+            assert_eq!(
+                converted(pieces),
+                expected.repeat(CHUNK / 10),
+                "many in pieces"
+            );
         }
     }
 }
