@@ -9,19 +9,21 @@ use aya::maps::{MapData, MapType};
 use aya::util::nr_cpus;
 use aya_obj::generated::bpf_cmd;
 
-/// Entries that are asked for at once.
-const AT_ONCE: usize = 64;
-
 /// Shows `visit` every entry of a hash map: its key, and a value, or one for each possible CPU
-/// (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6).
+/// (`BPF_MAP_LOOKUP_BATCH`, Linux 5.6). `at_once` entries are asked for at once, or, where more share a
+/// bucket, as many as those are.
 ///
 /// An entry that is there all the time is shown once, whatever happens to others meanwhile.
 ///
 /// # Errors
 ///
 /// `InvalidInput` if `map` is no hash map, or none of such keys and values; the kernel's error.
-pub fn for_each<K: Pod, V: Pod>(map: &MapData, mut visit: impl FnMut(&K, &[V])) -> io::Result<()> {
-    let mut batch = Batch::new(map)?;
+pub fn for_each<K: Pod, V: Pod>(
+    map: &MapData,
+    at_once: usize,
+    mut visit: impl FnMut(&K, &[V]),
+) -> io::Result<()> {
+    let mut batch = Batch::new(map, at_once.max(1))?;
     loop {
         let more = batch.read(map)?;
         for (key, values) in batch.keys.iter().zip(batch.values.chunks(batch.cpus)) {
@@ -49,7 +51,7 @@ struct Batch<K, V> {
 }
 
 impl<K: Pod, V: Pod> Batch<K, V> {
-    fn new(map: &MapData) -> io::Result<Self> {
+    fn new(map: &MapData, room: usize) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
         let kind = info.map_type().map_err(io::Error::other)?;
         let cpus = match kind {
@@ -71,7 +73,7 @@ impl<K: Pod, V: Pod> Batch<K, V> {
             keys: Vec::new(),
             values: Vec::new(),
             cpus,
-            room: AT_ONCE,
+            room,
             most: info.max_entries() as usize,
             next: 0,
             begun: false,

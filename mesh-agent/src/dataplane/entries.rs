@@ -6,6 +6,9 @@ use aya::maps::{HashMap, IterableMap, MapData, MapError, PerCpuHashMap, PerCpuVa
 use aya::sys::SyscallError;
 use mesh_sys::batch;
 
+/// How many are read at once: some 50 KiB of the largest, for two CPUs.
+const AT_ONCE: usize = 64;
+
 /// A hash map.
 pub(super) trait Entries {
     type Key: Pod;
@@ -15,7 +18,7 @@ pub(super) trait Entries {
 
     /// Shows `visit` every entry: its key, and a value, or one for each CPU.
     fn for_each(&self, visit: impl FnMut(&Self::Key, &[Self::Value])) -> Result<(), MapError> {
-        batch::for_each(self.data(), visit).map_err(|io_error| {
+        batch::for_each(self.data(), AT_ONCE, visit).map_err(|io_error| {
             let call = "bpf_map_lookup_batch";
             SyscallError { call, io_error }.into()
         })
