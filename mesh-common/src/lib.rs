@@ -53,7 +53,7 @@ pub use stats::{
 };
 
 /// Version of this interface; pins live under `<bpffs>/mesh/<ABI_VERSION>/`.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Names of the read-only globals the agent sets before the programs are loaded.
 pub mod global {
