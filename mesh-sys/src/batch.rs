@@ -1,7 +1,7 @@
 //! Reads hash maps of the kernel, many entries with each system call.
 
 use std::io;
-use std::mem::{align_of, size_of};
+use std::mem::size_of;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use aya::Pod;
@@ -54,18 +54,17 @@ impl<K: Pod, V: Pod> Batch<K, V> {
     fn new(map: &MapData, room: usize) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
         let kind = info.map_type().map_err(io::Error::other)?;
-        let cpus = match kind {
-            MapType::Hash | MapType::LruHash => 1,
+        // The kernel rounds the value of a CPU up to so many bytes.
+        let (cpus, rounded) = match kind {
+            MapType::Hash | MapType::LruHash => (1, 1),
             MapType::PerCpuHash | MapType::LruPerCpuHash => {
-                nr_cpus().map_err(|(_, error)| error)?
+                (nr_cpus().map_err(|(_, error)| error)?, 8)
             }
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         let fits = info.key_size() as usize == size_of::<K>()
             && info.value_size() as usize == size_of::<V>()
-            // The kernel rounds the value of a CPU up to so many bytes.
-            && (cpus == 1 || size_of::<V>().is_multiple_of(8))
-            && align_of::<V>() <= 8;
+            && size_of::<V>().is_multiple_of(rounded);
         if !fits {
             return Err(io::ErrorKind::InvalidInput.into());
         }

@@ -102,7 +102,11 @@ fn other_maps_and_types_are_refused() {
     let hash = full();
     let array = Array::<_, u64>::create(1, 0).expect("a map");
     let array = IterableMap::<u32, u64>::map(&array);
+    // The kernel would write 8 bytes for each.
+    let narrow = PerCpuHashMap::<_, u32, u32>::create(16, GROWS).expect("a map");
+    let narrow = IterableMap::<u32, PerCpuValues<u32>>::map(&narrow);
     for refused in [
+        for_each(narrow, 64, |_: &u32, _: &[u32]| ()),
         for_each(data(&hash), 64, |_: &u64, _: &[u64]| ()),
         for_each(data(&hash), 64, |_: &u32, _: &[u32]| ()),
         for_each(array, 64, |_: &u32, _: &[u64]| ()),

@@ -30,10 +30,10 @@ pub(super) trait Entries {
         self.for_each(|_, _| count += 1).ok().map(|()| count)
     }
 
-    /// The keys of those whose value is like that; none if they cannot be read.
+    /// The keys of those whose value is like that, as far as they can be read.
     fn keys_where(&self, mut is_like: impl FnMut(&Self::Value) -> bool) -> Vec<Self::Key> {
         let mut keys = Vec::new();
-        // What was read before an error is there.
+        // Those that were read before an error are there.
         let _ = self.for_each(|key, values| {
             if values.iter().any(&mut is_like) {
                 keys.push(*key);
