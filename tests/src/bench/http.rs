@@ -226,7 +226,7 @@ impl Stage {
 
 /// What is asked for: how it is called, and where it is.
 const PAGES: [(&str, &str); 2] = [
-    ("a fixed answer of 30 bytes, the least that nginx does", "/"),
+    ("a fixed answer of 29 bytes, the least that nginx does", "/"),
     ("a page of 1 KiB from disk", "/page"),
 ];
 /// Bytes of the page.
